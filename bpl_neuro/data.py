@@ -1,0 +1,166 @@
+"""A batch of trials: what a task yields and a user's own arrays become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpl_neuro.errors import ValidationError
+
+__all__ = ["SPLITS", "ArrayTask", "Batch", "Task"]
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Trials side by side: inputs, targets, where a loss is due and where trials end.
+
+    Parameters
+    ----------
+    x : array, (B, T, K)
+        Inputs; ``x[:, t]`` arrives at step t + 1.
+    y : array, (B, T, M) or (B, T) of integers
+        Targets; integers are class labels (cross-entropy).
+    mask : array, (B, T), optional
+        Weight of the loss at each step; 0 where none is due. Default: 1 everywhere.
+    end : array of bool, (B, T), optional
+        True at a trial's last step. Several trials may follow one another in a row. Default: True at
+        the last step only. Steps after a row's last end are padding: they carry no loss, nothing is
+        learned in them, and `end` is set there.
+
+    Raises
+    ------
+    ValidationError
+        For shapes that do not match, values that are not finite, a negative mask, or a row without an end.
+    """
+
+    x: NDArray
+    y: NDArray
+    mask: NDArray = None  # type: ignore[assignment]
+    end: NDArray = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        x, y = np.asarray(self.x), np.asarray(self.y)
+        if x.ndim != 3 or 0 in x.shape:
+            raise ValidationError(
+                f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}"
+            )
+        B, T = x.shape[:2]
+        if x.dtype.kind not in "fiub":
+            raise ValidationError(f"`x` must hold real numbers, got dtype {x.dtype}")
+        if x.dtype.kind != "f":
+            x = x.astype(np.float32)
+        if y.ndim not in (2, 3) or y.shape[:2] != (B, T):
+            raise ValidationError(f"`y` must be ({B}, {T}, outputs), or ({B}, {T}) class labels; got shape {y.shape}")
+        if y.ndim == 2 and y.dtype.kind not in "iu":
+            raise ValidationError(
+                f"`y` of shape ({B}, {T}) must hold integer class labels, got dtype {y.dtype}; "
+                f"real-valued targets have shape ({B}, {T}, outputs)"
+            )
+        if y.ndim == 3 and y.dtype.kind != "f":
+            if y.dtype.kind not in "iub":
+                raise ValidationError(f"`y` must hold real numbers, got dtype {y.dtype}")
+            y = y.astype(np.float32)
+        mask = np.ones((B, T), x.dtype) if self.mask is None else np.asarray(self.mask)
+        if mask.shape != (B, T):
+            raise ValidationError(f"`mask` must be ({B}, {T}), got shape {mask.shape}")
+        mask = mask.astype(x.dtype)
+        if self.end is None:
+            end = np.zeros((B, T), bool)
+            end[:, -1] = True
+        else:
+            end = np.asarray(self.end)
+            if end.shape != (B, T):
+                raise ValidationError(f"`end` must be ({B}, {T}), got shape {end.shape}")
+            if end.dtype != bool and not np.isin(end, (0, 1)).all():
+                raise ValidationError("`end` must hold booleans, or 0 and 1")
+            end = end.astype(bool)
+            if not end.any(axis=1).all():
+                row = int(np.argmin(end.any(axis=1)))
+                raise ValidationError(f"`end` has no True in row {row}; every trial needs a last step")
+        for name, array in (("x", x), ("y", y), ("mask", mask)):
+            if not np.isfinite(array).all():
+                where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+                raise ValidationError(f"`{name}` must be finite, got {array[where]} at index {where}")
+        if (mask < 0).any():
+            raise ValidationError(f"`mask` must not be negative, got {mask.min()}")
+        padding = np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
+        mask = np.where(padding, 0, mask).astype(x.dtype)
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "end", end | padding)
+
+    @property
+    def size(self) -> int:
+        """Number of trials side by side, B."""
+        return self.x.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps, T."""
+        return self.x.shape[1]
+
+    def __getitem__(self, rows: slice | NDArray) -> Batch:
+        """Some of the trials, by slice or index array."""
+        return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows])
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A seeded source of batches. `batches` yields one epoch; the same generator state gives the same trials."""
+
+    name: str
+    input_size: int
+    output_size: int
+    loss: str
+
+    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
+        """One epoch of batches of `size` trials from "train", "validation" or "test"."""
+        ...
+
+
+class ArrayTask:
+    """A user's own trials as a task: shuffled anew each epoch, one split held out.
+
+    Parameters
+    ----------
+    data : Batch
+        All trials.
+    loss : str
+        ``"squared_error"``, ``"cross_entropy"`` or ``"binary_cross_entropy"``.
+    output_size : int, optional
+        Read off `data` unless targets are class labels, where the default is the largest label + 1.
+    held_out : float
+        Fraction of the trials (the last ones) that form both the "validation" and the "test" split.
+    """
+
+    name = "arrays"
+
+    def __init__(
+        self, data: Batch, loss: str = "squared_error", output_size: int | None = None, held_out: float = 0.0
+    ) -> None:
+        if not 0 <= held_out < 1:
+            raise ValidationError(f"`held_out` must lie in [0, 1), got {held_out}")
+        self.data, self.loss = data, loss
+        self.input_size = data.x.shape[2]
+        if output_size is None:
+            output_size = data.y.shape[2] if data.y.ndim == 3 else int(data.y.max()) + 1
+        self.output_size = output_size
+        self._train = data.size - round(held_out * data.size)
+
+    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
+        """One epoch; the last batch may be smaller. See `Task.batches`."""
+        if split not in SPLITS:
+            raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
+        if split == "train":
+            order = rng.permutation(self._train)
+        else:
+            order = np.arange(self._train, self.data.size) if self._train < self.data.size else np.arange(self._train)
+        for start in range(0, len(order), size):
+            yield self.data[order[start : start + size]]

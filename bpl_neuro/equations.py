@@ -1,0 +1,400 @@
+"""Brian2 equation text → the discrete update map of one neuron, its units, and its symbolic derivatives.
+
+A neuron's new state depends on its own old state s, its summed inputs u and parameters: s' = F(s, u), r = R(s). This
+file reads F and R from text, checks their units with Brian2, and `derivatives` gives A = ∂F/∂s, C = ∂F/∂u and
+D = ∂R/∂s of the *discrete* map. Everything downstream differentiates nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy as sp
+
+from bpl_neuro.errors import ModelError
+from bpl_neuro.functions import ALLOWED_FUNCTIONS, REFUSED_FUNCTIONS, exprel, stabilise
+from bpl_neuro.quantities import brian2_parts, check_text, literal, parse_expression
+
+__all__ = ["METHODS", "NeuronEquations", "read_equations"]
+
+METHODS = ("euler", "exponential_euler", "exact")
+DT = sp.Symbol("dt", real=True, positive=True)
+
+
+@dataclass(frozen=True)
+class NeuronEquations:
+    """One neuron's update map, symbolically.
+
+    Attributes
+    ----------
+    states, inputs, parameters : tuple of str
+        Names, in the order in which they appear in the text (inputs: as listed).
+    update : tuple of Expr
+        F, one expression per state.
+    rate : Expr
+        R(s) (or, for a population without states, a function of its inputs).
+    dimensions : dict
+        Brian2 dimensions of every name, and of the rate under ``"rate"``.
+    system : (Matrix M, tuple b) or None
+        With ``method="exact"`` and coupled states: ds/dt = M s + b(u); F then uses the symbols `exact_symbols`,
+        which stand for expm(M dt) and its integral.
+    """
+
+    states: tuple[str, ...]
+    inputs: tuple[str, ...]
+    parameters: tuple[str, ...]
+    update: tuple[sp.Expr, ...]
+    rate: sp.Expr
+    dimensions: Mapping[str, Any] = field(repr=False)
+    system: sp.Matrix | None = None
+
+    @property
+    def symbols(self) -> tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
+        """Symbols of states, of inputs, and of parameters (with dt and the exact-integration constants last)."""
+        constants = [symbol(p) for p in self.parameters] + [DT]
+        if self.system is not None:
+            constants += exact_symbols(len(self.states))
+        return tuple(map(symbol, self.states)), tuple(map(symbol, self.inputs)), tuple(constants)
+
+    def derivatives(self) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
+        """A[k, l] = ∂F_k/∂s_l, C[k, p] = ∂F_k/∂u_p and D[l] = ∂R/∂s_l, without the entries that are 0."""
+        states, inputs, _ = self.symbols
+        A = {(k, j): f.diff(s) for k, f in enumerate(self.update) for j, s in enumerate(states)}
+        C = {(k, p): f.diff(u) for k, f in enumerate(self.update) for p, u in enumerate(inputs)}
+        D = {j: self.rate.diff(s) for j, s in enumerate(states)}
+        return _nonzero(A), _nonzero(C), _nonzero(D)
+
+    def rate_slope(self) -> sp.Expr:
+        """∂R/∂u of a population without states (a synthesiser unit), which has one input."""
+        return self.rate.diff(symbol(self.inputs[0]))
+
+
+def _nonzero(entries: dict[Any, sp.Expr]) -> dict[Any, sp.Expr]:
+    return {key: value for key, value in entries.items() if value != 0}
+
+
+def symbol(name: str) -> sp.Symbol:
+    """The real symbol of a name."""
+    return sp.Symbol(name, real=True)
+
+
+def exact_symbols(S: int) -> list[sp.Symbol]:
+    """Symbols of expm(M dt) and ∫₀^dt expm(M τ) dτ, row by row."""
+    return [sp.Symbol(f"_{kind}{k}_{j}", real=True) for kind in ("E", "I") for k in range(S) for j in range(S)]
+
+
+def read_equations(
+    text: str,
+    *,
+    rate: str,
+    inputs: Sequence[str],
+    method: str | None = None,
+    update: str | None = None,
+    where: str = "equations",
+    stateless: bool = False,
+) -> NeuronEquations:
+    """Read one neuron's equations.
+
+    Parameters
+    ----------
+    text : str
+        Brian2 equations: differential equations, subexpressions, and parameters (``tau : second (constant)``).
+    rate : str
+        Name of the state or subexpression that the neuron sends.
+    inputs : sequence of str
+        Names of the summed synaptic inputs.
+    method : {"euler", "exponential_euler", "exact"}, optional
+        How differential equations become the update map; "euler" if there are any and no method is named.
+    update : str, optional
+        Assignments in order, ``c = …`` then ``h = …``, for a discrete-time model; instead of differential equations.
+    where : str
+        Named in errors: the file and key.
+    stateless : bool
+        True for a synthesiser unit, which has no memory of its own.
+
+    Raises
+    ------
+    ModelError
+        For anything that is not a differentiable rate neuron with consistent units; says what would be right.
+    """
+    b2 = brian2_parts()
+    equations = _parse(check_text(text, where), where)
+    kinds: dict[str, list[str]] = {"differential equation": [], "subexpression": [], "parameter": []}
+    for name, equation in equations.items():
+        kinds[equation.type].append(name)
+        if str(equation.var_type) != "float":
+            raise ModelError(f"{where}: {name!r} is declared {equation.var_type}; rate neurons have real variables only")
+    _check_flags(equations, where)
+    differential, parameters = kinds["differential equation"], kinds["parameter"]
+    for name in inputs:
+        if name not in parameters:
+            raise ModelError(
+                f"{where}: input {name!r} must be declared in the equations as a parameter, like '{name} : 1'"
+            )
+    if len(set(inputs)) != len(inputs):
+        raise ModelError(f"{where}: inputs must differ, got {list(inputs)}")
+    known = {n: b2.Variable(n, dimensions=eq.dim) for n, eq in equations.items()}
+    reader = _Reader({n: eq.dim for n, eq in equations.items()}, known, where)
+    bodies = {
+        name: reader.read(str(equations[name].expr.code), equations[name].dim, name, derivative=name in differential)
+        for name in differential + kinds["subexpression"]
+    }
+    subexpressions = _resolve({n: bodies[n] for n in kinds["subexpression"]}, where)
+
+    if update is not None:
+        if differential:
+            raise ModelError(f"{where}: give either differential equations or `update`, not both")
+        if method is not None:
+            raise ModelError(f"{where}: `method` = {method!r} integrates differential equations; with `update` leave it out")
+        assignments = _read_update(update, reader, parameters, inputs, where)
+        current: dict[sp.Symbol, sp.Expr] = {}
+        for name, expr in assignments:
+            current[symbol(name)] = expr.subs(subexpressions, simultaneous=True).subs(current, simultaneous=True)
+        states = tuple(name for name in parameters if symbol(name) in current)
+        new = tuple(current[symbol(name)] for name in states)
+        system = None
+    else:
+        states = tuple(differential)
+        slopes = [bodies[name].subs(subexpressions, simultaneous=True) for name in states]
+        new, system = _integrate(states, slopes, inputs, method or "euler", where)
+    _check_memory(states, stateless, where)
+    if rate not in equations:
+        raise ModelError(f"{where}: `rate` = {rate!r} is not in the equations; known: {', '.join(equations)}")
+    if rate in parameters and rate not in states:
+        raise ModelError(f"{where}: `rate` = {rate!r} is a parameter; it must be a state or a subexpression of states")
+    rate_expr = symbol(rate) if rate in states else subexpressions[symbol(rate)]
+    constants = tuple(n for n in parameters if n not in inputs and n not in states)
+    if not stateless and (bad := rate_expr.free_symbols & set(map(symbol, inputs))):
+        raise ModelError(
+            f"{where}: `rate` = {rate!r} depends on the input {sorted(map(str, bad))[0]!r}; what a neuron sends must be a "
+            "function of its own state alone (add a state that holds it)"
+        )
+    dimensions = {n: eq.dim for n, eq in equations.items()} | {"rate": equations[rate].dim}
+    finish = [stabilise(expr) for expr in (*new, rate_expr)]
+    return NeuronEquations(
+        states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system
+    )
+
+
+def _parse(text: str, where: str) -> Any:
+    """Brian2's own parser, its errors turned into ours."""
+    if not text.strip():
+        raise ModelError(f"{where}: the equations are empty")
+    if "xi" in _identifiers(text):
+        raise ModelError(f"{where}: noise ('xi') is not available; the update map must be deterministic")
+    try:
+        equations = brian2_parts().Equations(textwrap.dedent(text))
+    except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
+        raise ModelError(f"{where}: Brian2 cannot read the equations: {_reason(error)}") from None
+    for name in equations:
+        if name == "dt" or name.startswith("_"):
+            raise ModelError(f"{where}: {name!r} is reserved; choose another name")
+    return equations
+
+
+def _identifiers(text: str) -> set[str]:
+    word = "".join(c if c.isalnum() or c == "_" else " " for c in text)
+    return set(word.split())
+
+
+def _reason(error: BaseException) -> str:
+    parts, seen = [], error
+    while seen is not None and len(parts) < 3:
+        message = str(seen.args[0]) if seen.args else type(seen).__name__
+        parts.append(" ".join(message.split()))
+        seen = seen.__cause__  # type: ignore[assignment]
+    return ": ".join(dict.fromkeys(parts))
+
+
+def _check_flags(equations: Any, where: str) -> None:
+    for name, equation in equations.items():
+        for flag in equation.flags:
+            if flag not in ("constant", "shared", "clock-driven", "constant over dt"):
+                reason = "; spikes, thresholds and refractoriness have no derivative" if "refractory" in flag else ""
+                raise ModelError(f"{where}: flag ({flag}) of {name!r} is not supported{reason}")
+
+
+def _check_memory(states: tuple[str, ...], stateless: bool, where: str) -> None:
+    if stateless and states:
+        raise ModelError(f"{where}: a synthesiser has no memory of its own, but {states[0]!r} is a state")
+    if not stateless and not states:
+        raise ModelError(f"{where}: there is no state; write a differential equation, or assignments in `update`")
+
+
+class _Reader:
+    """Turns expression text into a SymPy tree, checking names, functions and units."""
+
+    def __init__(self, dimensions: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
+        b2 = brian2_parts()
+        self.names, self.where = dimensions, where
+        self.variables = {**b2.FUNCTIONS, **b2.CONSTANT_VARIABLES, **b2.UNITS, **variables}
+        self.variables["dt"] = b2.Variable("dt", dimensions=b2.SECOND)
+
+    def read(self, text: str, dim: Any, name: str, *, derivative: bool = False) -> sp.Expr:
+        b2 = brian2_parts()
+        where = f"{self.where}, {name!r}"
+        tree = parse_expression(text, where)
+        expr = self._tree(tree, where)
+        if expr.has(sp.zoo, sp.nan):
+            raise ModelError(f"{where}: {text!r} divides by zero")
+        if derivative:
+            dim = dim / b2.SECOND
+        try:
+            b2.check_dimensions(" ".join(text.split()), dim, self.variables)
+        except Exception as error:  # Brian2's unit checker raises several kinds
+            raise ModelError(f"{where}: the units do not fit: {_reason(error)}") from None
+        return expr
+
+    def _tree(self, node: ast.expr, where: str) -> sp.Expr:
+        if isinstance(node, ast.Constant):
+            value = node.value
+            return sp.Integer(value) if isinstance(value, int) and abs(value) < 10**6 else sp.Float(value)  # type: ignore[arg-type]
+        if isinstance(node, ast.Name):
+            return self._name(node.id, where)
+        if isinstance(node, ast.UnaryOp):
+            operand = self._tree(node.operand, where)
+            return -operand if isinstance(node.op, ast.USub) else operand
+        if isinstance(node, ast.Call):
+            return self._call(node, where)
+        assert isinstance(node, ast.BinOp)  # `parse_expression` let nothing else through
+        left = self._tree(node.left, where)
+        if isinstance(node.op, ast.Pow):
+            return self._power(left, node.right, where)
+        right = self._tree(node.right, where)
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+        return left * right if isinstance(node.op, ast.Mult) else left / right
+
+    def _power(self, base: sp.Expr, exponent: ast.expr, where: str) -> sp.Expr:
+        value = literal(exponent)
+        power = self._tree(exponent, where) if value is None else sp.nsimplify(value)
+        if base.is_number and power.is_number:
+            try:
+                return sp.Float(float(base) ** float(power))
+            except (ArithmeticError, TypeError) as error:
+                raise ModelError(f"{where}: cannot compute a power: {error}") from None
+        return base**power
+
+    def _name(self, name: str, where: str) -> sp.Expr:
+        b2 = brian2_parts()
+        if name == "dt":
+            return DT
+        if name in self.names:
+            return symbol(name)
+        if name == "inf":
+            return sp.oo
+        if name in b2.CONSTANTS:
+            return sp.Float(b2.CONSTANTS[name])
+        if name in b2.UNITS:
+            return sp.Float(float(b2.UNITS[name]))
+        if name == "t":
+            raise ModelError(f"{where}: the time 't' may not appear; give a time course as an input instead")
+        raise ModelError(f"{where}: the name {name!r} is not defined; known: {', '.join(self.names)}")
+
+    def _call(self, node: ast.Call, where: str) -> sp.Expr:
+        name = node.func.id  # type: ignore[attr-defined]
+        if name not in ALLOWED_FUNCTIONS:
+            reason = f": {REFUSED_FUNCTIONS[name]}" if name in REFUSED_FUNCTIONS else ""
+            raise ModelError(
+                f"{where}: the function {name!r} is not allowed{reason}; allowed: {', '.join(sorted(ALLOWED_FUNCTIONS))}"
+            )
+        count, build = ALLOWED_FUNCTIONS[name]
+        if len(node.args) != count:
+            raise ModelError(f"{where}: {name}() takes {count} argument(s), got {len(node.args)}")
+        return build(*(self._tree(a, where) for a in node.args))
+
+
+def _resolve(bodies: dict[str, sp.Expr], where: str) -> dict[sp.Symbol, sp.Expr]:
+    """Substitute subexpressions into one another until only states, inputs and parameters are left."""
+    resolved: dict[sp.Symbol, sp.Expr] = {}
+    left = {symbol(name): expr for name, expr in bodies.items()}
+    while left:
+        ready = [s for s, expr in left.items() if not expr.free_symbols & left.keys()]
+        if not ready:
+            raise ModelError(f"{where}: the subexpressions {sorted(map(str, left))} depend on one another in a circle")
+        for s in ready:
+            resolved[s] = left.pop(s).subs(resolved, simultaneous=True)
+            if resolved[s].count_ops() > 5_000:
+                raise ModelError(f"{where}: {str(s)!r} grows beyond 5000 operations when written out")
+    return resolved
+
+
+def _read_update(
+    text: str, reader: _Reader, parameters: Sequence[str], inputs: Sequence[str], where: str
+) -> list[tuple[str, sp.Expr]]:
+    where = f"{where}, update"
+    check_text(text, where)
+    try:
+        statements = ast.parse(textwrap.dedent(text)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ModelError(f"{where}: cannot read it: {getattr(error, 'msg', None) or error}") from None
+    assigned: list[tuple[str, sp.Expr]] = []
+    for statement in statements:
+        if not (
+            isinstance(statement, ast.Assign)
+            and len(statement.targets) == 1
+            and isinstance(statement.targets[0], ast.Name)
+        ):
+            raise ModelError(f"{where}: line {statement.lineno} is not an assignment like 'h = tanh(u)'")
+        name = statement.targets[0].id
+        if name not in parameters or name in inputs:
+            raise ModelError(f"{where}: {name!r} is assigned but not declared as a state, like '{name} : 1'")
+        if name in dict(assigned):
+            raise ModelError(f"{where}: {name!r} is assigned twice")
+        source = ast.get_source_segment(textwrap.dedent(text), statement.value) or ""
+        assigned.append((name, reader.read(source, reader.names[name], name)))
+    if not assigned:
+        raise ModelError(f"{where}: there are no assignments")
+    return assigned
+
+
+def _integrate(
+    states: tuple[str, ...], slopes: list[sp.Expr], inputs: Sequence[str], method: str, where: str
+) -> tuple[tuple[sp.Expr, ...], sp.Matrix | None]:
+    """The update map of ds/dt = slopes."""
+    if method not in METHODS:
+        raise ModelError(f"{where}: `method` must be one of {', '.join(METHODS)}, got {method!r}")
+    symbols = [symbol(name) for name in states]
+    if method == "euler":
+        return tuple(s + DT * f for s, f in zip(symbols, slopes, strict=True)), None
+    if method == "exponential_euler":
+        return tuple(_exponential_euler(s, f, where) for s, f in zip(symbols, slopes, strict=True)), None
+    M = sp.Matrix([[f.diff(s) for s in symbols] for f in slopes])
+    moving = set(symbols) | {symbol(name) for name in inputs}
+    if M.free_symbols & moving:
+        raise ModelError(
+            f"{where}: method 'exact' needs equations that are linear in the states; use 'exponential_euler' or 'euler'"
+        )
+    if M.is_diagonal():
+        return tuple(s + DT * exprel(DT * M[k, k]) * slopes[k] for k, s in enumerate(symbols)), None
+    S = len(symbols)
+    E, Int = (sp.Matrix(S, S, exact_symbols(S)[o : o + S * S]) for o in (0, S * S))
+    b = sp.Matrix([f.subs(dict.fromkeys(symbols, 0), simultaneous=True) for f in slopes])
+    return tuple(E * sp.Matrix(symbols) + Int * b), M
+
+
+def _exponential_euler(s: sp.Symbol, slope: sp.Expr, where: str) -> sp.Expr:
+    """Brian2's rule for ds/dt = a s + b with a and b held: s + dt exprel(a dt)(a s + b).
+
+    As in Brian2, a nonlinear function of s (``tanh(u + s)``) counts as part of b; `exprel` is safe where a passes 0.
+    """
+    frozen: dict[sp.Symbol, sp.Expr] = {}
+
+    def freeze(e: sp.Expr) -> sp.Expr:
+        dummy = sp.Dummy(real=True)
+        frozen[dummy] = e
+        return dummy
+
+    linear = slope.replace(lambda e: isinstance(e, sp.Function | sp.exp) and e.has(s), freeze)
+    a = linear.diff(s)
+    if a.has(s):
+        raise ModelError(
+            f"{where}: method 'exponential_euler' needs d{s}/dt to be linear in {s} outside function calls; use 'euler'"
+        )
+    return s + DT * exprel(DT * a.subs(frozen)) * slope

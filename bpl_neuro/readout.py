@@ -1,0 +1,110 @@
+"""The linear readout of a circuit's rates, and the immediate loss gradient c_t that it sends back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.circuit import Circuit, positive_int
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.losses import Loss, get_loss
+from bpl_neuro.parameters import Layout
+from bpl_neuro.transition import State
+
+__all__ = ["Readout"]
+
+
+class Readout:
+    """y_t = W r_t + b, with a loss on y_t.
+
+    Parameters
+    ----------
+    circuit : Circuit
+    outputs : int
+        Number of outputs M.
+    loss : str or callable
+        "squared_error" (½ Σ (y − y*)²), "cross_entropy", "binary_cross_entropy" (both on logits, in nats), or
+        ``loss(xp, output, target) → (value (B,), gradient (B, M))``.
+    population : str, optional
+        Read one population only; all by default.
+    seed : int or numpy.random.Generator
+        Weights start uniform in ±1/√N (the bias: sum of two such draws).
+
+    Attributes
+    ----------
+    phi : (M·N + M,) array
+        Weights and biases, flat; never changed in place.
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        outputs: int,
+        loss: str | Loss = "squared_error",
+        *,
+        population: str | None = None,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        self.circuit, self.outputs = circuit, positive_int("outputs", outputs)
+        self.loss, self._loss = loss, get_loss(loss)
+        self.columns = slice(0, circuit.rates)
+        if population is not None:
+            if population not in circuit.sizes:
+                raise ValidationError(f"`population` must be one of {', '.join(circuit.sizes)}, got {population!r}")
+            self.columns = next(p.rate_slice for p in circuit.populations if p.name == population)
+        N = self.columns.stop - self.columns.start
+        self.layout = Layout({"weights": (self.outputs, N), "bias": (self.outputs,)})
+        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        bound = 1 / np.sqrt(N)
+        phi = np.zeros(self.layout.size)
+        views = self.layout.views(phi)
+        views["weights"][...] = rng.uniform(-bound, bound, (self.outputs, N))
+        views["bias"][...] = rng.uniform(-bound, bound, (2, self.outputs)).sum(axis=0)
+        self.phi = phi
+
+    @property
+    def phi(self) -> Any:
+        """Weights and biases, flat."""
+        return self._phi
+
+    @phi.setter
+    def phi(self, value: Any) -> None:
+        value = self.circuit.xp.asarray(value, self.circuit.dtype)
+        if value.shape != (self.layout.size,):
+            raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {value.shape}")
+        self._phi, self._views = value, self.layout.views(value)
+
+    def output(self, rate: Any) -> Any:
+        """y of rates (…, N): (…, M)."""
+        return rate[..., self.columns] @ self._views["weights"].T + self._views["bias"]
+
+    def credit(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
+        """Loss and immediate gradients at one step.
+
+        Parameters
+        ----------
+        state : State
+        target : (B, M) array or (B,) labels
+        weight : (B,) array
+            Weight of each trial's loss, 0 where none is due; includes the factor 1/B of the batch mean.
+
+        Returns
+        -------
+        loss : (B,) array
+            Weighted loss per trial.
+        c : (B, n) array
+            ∂L_t/∂s_t through this readout as it is now.
+        gradient : (|φ|,) array
+            ∂L_t/∂φ.
+        output : (B, M) array
+        """
+        xp = self.circuit.xp
+        y = self.output(state.rate)
+        loss, dy = self._loss(xp, y, target)
+        dy = dy * weight[:, None]
+        rate = state.rate[:, self.columns]
+        gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
+        dr = xp.zeros_like(state.rate)
+        dr[:, self.columns] = dy @ self._views["weights"]
+        return loss * weight, self.circuit.rate_credit(state, dr), gradient, y

@@ -1,0 +1,95 @@
+"""The contract between a credit rule and everything that runs one.
+
+A rule sees one linearised step at a time (`Transition`), the immediate loss gradient c_t and where trials end. What it
+remembers is its *carry*: arrays only, nested in dicts and lists, so that it can be checkpointed, moved, or run passively
+beside another rule. A rule holds no arrays itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from bpl_neuro.transition import Transition
+
+__all__ = ["Carry", "Gradients", "Rule"]
+
+Carry = dict[str, Any]
+#: "psi" → (|Ψ|,), "theta" → (n, m): gradients to descend, summed over trials
+Gradients = dict[str, Any]
+
+
+class Rule(ABC):
+    """A credit rule.
+
+    Class attributes say what it is; they are shown in tables and checked by tests.
+
+    Attributes
+    ----------
+    name : str
+    online : bool
+        An update at step t depends on nothing after t.
+    exact : bool
+        Its updates equal their definition to rounding (no approximation knob).
+    local : bool
+        Every synapse needs only what its two neurons know, and a signal sent to its target.
+    """
+
+    name: ClassVar[str]
+    online: bool
+    exact: bool
+    local: bool
+
+    @property
+    @abstractmethod
+    def schedules(self) -> tuple[str, ...]:
+        """Schedules under which the rule has a meaning: "step", "trial"."""
+
+    def initial_theta(self) -> Any:
+        """The rule's own parameters at the start, or None if it has none."""
+        return None
+
+    @abstractmethod
+    def init(self, batch: int) -> Carry:
+        """What is remembered before a first step of `batch` trials."""
+
+    @abstractmethod
+    def step(
+        self,
+        carry: Carry,
+        transition: Transition,
+        c: Any,
+        end: Any,
+        theta: Any,
+        learn: Callable[[Any], Any],
+    ) -> tuple[Carry, dict[str, Any], Any]:
+        """One step.
+
+        Parameters
+        ----------
+        carry : Carry
+        transition : Transition
+            The step s_{t−1} → s_t, linearised.
+        c : (B, n) array
+            ∂L_t/∂s_t.
+        end : (B,) array of bool
+            Where a trial ends with this step.
+        theta : array or None
+            The rule's own parameters now.
+        learn : callable
+            Takes the gradient of `theta` and returns `theta` as it then is: moved at once under the per-step
+            schedule, unchanged under the per-trial one.
+
+        Returns
+        -------
+        carry : Carry
+        signals : dict of str to array
+            What a person may want to look at, by the names of the paper: ``g``, ``delta``, ``credit``, ….
+        gradient : (|Ψ|,) array or None
+            Gradient of the circuit's parameters at this step, if the rule gives it now.
+        """
+
+    def finish(self, carry: Carry, theta: Any) -> Gradients:
+        """Gradients that are only known when all trials of a batch have ended."""
+        return {}

@@ -1,0 +1,155 @@
+"""Accumulate BP(λ) (Pemberton & Costa, TMLR 2024): a reader starts here.
+
+Step t, fully online (all rows are trials of the batch):
+
+    2  δ_{t−1} = (c_t + γ (1−end_t) g(s_t; θ)) J_t − g(s_{t−1}; θ)
+    3  θ ← θ + α Σ_B δ_{t−1} e_{t−1}
+    4  e_t = γλ J_t e_{t−1} + ∂g(s_t; θ)/∂θ
+    5  C_t = c_t + κ (1−end_t) g(s_t; θ),   Ψ ← Ψ − η Σ_B C_t ∂s_t/∂Ψ
+    6  where end_t: the trace starts again
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.traces import TRACES
+from bpl_neuro.spec import checked_quantity
+from bpl_neuro.quantities import brian2_parts
+from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.transition import Transition, parameter_gradient
+
+__all__ = ["BPLambda"]
+
+
+class BPLambda(Rule):
+    """Accumulate BP(λ).
+
+    Parameters
+    ----------
+    synthesiser : Synthesiser
+    gamma, lam : float or str
+        Discount γ and trace decay λ per step, in [0, 1]; or time constants like ``"50*ms"``: γ = exp(−dt/τ).
+    sg_weight : float
+        κ ≥ 0: weight of the synthetic gradient in the circuit's credit; it never enters the TD target.
+    trace : {"full", "sweep", "local"}
+        How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
+        price of a backward pass.
+
+    Raises
+    ------
+    ValidationError
+        For a value outside its range.
+
+    References
+    ----------
+    J. Pemberton & R. P. Costa, "BP(λ): Online Learning via Synthetic Gradients", TMLR 2024, Algorithm 1.
+    """
+
+    name = "bp_lambda"
+
+    def __init__(
+        self,
+        synthesiser: Synthesiser,
+        *,
+        gamma: float | str = 1.0,
+        lam: float | str = 1.0,
+        sg_weight: float = 1.0,
+        trace: str = "full",
+    ) -> None:
+        dt = synthesiser.circuit.model.dt
+        self.synthesiser = synthesiser
+        self.gamma, self.lam = per_step("gamma", gamma, dt), per_step("lam", lam, dt)
+        if not (isinstance(sg_weight, int | float) and 0 <= sg_weight < math.inf):
+            raise ValidationError(f"`sg_weight` must be a number ≥ 0, got {sg_weight!r}")
+        self.sg_weight = float(sg_weight)
+        if trace not in TRACES:
+            raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
+        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam)
+        self.deferred = trace == "sweep"
+        self.online = not self.deferred
+        self.exact = self.trace.exact
+        self.local = trace == "local"
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """Those of the trace."""
+        return self.trace.schedules
+
+    def initial_theta(self) -> Any:
+        """Zeros, (n, m)."""
+        return self.synthesiser.initial_theta()
+
+    def init(self, batch: int) -> Carry:
+        """No previous step, no trace."""
+        xp = self.synthesiser.circuit.xp
+        carry: Carry = {
+            "trace": self.trace.init(batch),
+            "started": xp.zeros(batch, bool),
+            "z": xp.zeros((batch, self.synthesiser.m), self.synthesiser.circuit.dtype),
+        }
+        if self.deferred:
+            carry |= {"transitions": [], "credits": []}
+        return carry
+
+    def step(
+        self,
+        carry: Carry,
+        transition: Transition,
+        c: Any,
+        end: Any,
+        theta: Any,
+        learn: Callable[[Any], Any],
+    ) -> tuple[Carry, dict[str, Any], Any]:
+        """One step of the algorithm above; see `Rule.step`."""
+        going_on = ~end[:, None]
+        z = self.synthesiser.z(transition)
+        g_ahead, _ = self.synthesiser(z, theta)
+        g_prev, _ = self.synthesiser(carry["z"], theta)
+        delta = transition.vjp(c + self.gamma * going_on * g_ahead) - g_prev
+        delta *= carry["started"][:, None]
+
+        correlation = self.trace.collect(carry["trace"], delta)
+        if correlation is not None:
+            theta = learn(-correlation)
+
+        g, slope = self.synthesiser(z, theta)
+        trace = self.trace.step(carry["trace"], transition, z, slope)
+        g = going_on * g
+        credit = c + self.sg_weight * g
+        gradient = None
+        if self.deferred:
+            carry["transitions"].append(transition)
+            carry["credits"].append(credit)
+        else:
+            gradient = transition.parameter_gradient(credit)
+        signals = {"g": g, "delta": delta, "credit": credit}
+        return carry | {"trace": self.trace.restart(trace, end), "started": ~end, "z": z}, signals, gradient
+
+    def finish(self, carry: Carry, theta: Any) -> Gradients:
+        """The sums over the trial, where the trace gives them only now."""
+        if not self.deferred or not carry["transitions"]:
+            return {}
+        return {
+            "theta": -self.trace.finish(carry["trace"]),
+            "psi": parameter_gradient(carry["transitions"], carry["credits"]),
+        }
+
+    def __repr__(self) -> str:
+        return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g})"
+
+
+def per_step(name: str, value: float | str, dt: float) -> float:
+    """A decay per step in [0, 1], or exp(−dt/τ) of a time constant given as text."""
+    if isinstance(value, str):
+        tau = checked_quantity(value, brian2_parts().SECOND, f"`{name}`")
+        if tau <= 0:
+            raise ValidationError(f"`{name}` as a time constant must be positive, got {value!r}")
+        return math.exp(-dt / tau)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValidationError(f'`{name}` must lie in [0, 1], or be a time like "50*ms"; got {value!r}')
+    return float(value)

@@ -1,0 +1,338 @@
+"""Model files: their schema, the catalogue of shipped models, and errors that name file, key and reason."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bpl_neuro.equations import NeuronEquations, read_equations
+from bpl_neuro.errors import ModelError
+from bpl_neuro.quantities import MAX_TEXT, brian2_parts, quantity
+
+__all__ = ["Model", "Population", "available_models"]
+
+FOLDER = Path(__file__).parent / "models"
+INPUT = "input"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class PopulationSpec(_Strict):
+    """``[populations.NAME]``."""
+
+    equations: str
+    rate: str
+    inputs: list[str] = Field(min_length=1)
+    method: str | None = None
+    update: str | None = None
+    parameters: dict[str, str | float] = {}
+    initial: dict[str, str | float] = {}
+
+
+class ProjectionSpec(_Strict):
+    """``[[projections]]``: a population, or "input", onto one input of a population, or onto all of them."""
+
+    pre: str = Field(alias="from")
+    to: str
+
+
+class TimeSpec(_Strict):
+    """``[time]``."""
+
+    dt: str | float
+
+
+class SynapsesSpec(_Strict):
+    """``[synthesiser.synapses]``: the equation of a local eligibility trace."""
+
+    equations: str
+    parameters: dict[str, str | float] = {}
+
+
+class SynthesiserSpec(_Strict):
+    """``[synthesiser]``: the unit of the population that predicts the future error gradient."""
+
+    equations: str = "g = v : 1\nv : 1"
+    rate: str = "g"
+    inputs: list[str] = Field(default=["v"], min_length=1, max_length=1)
+    parameters: dict[str, str | float] = {}
+    sees: str = "state"
+    sees_input: bool = False
+    synapses: SynapsesSpec | None = None
+
+
+class ModelSpec(_Strict):
+    """A whole model file."""
+
+    title: str = "Untitled"
+    populations: dict[str, PopulationSpec] = Field(min_length=1)
+    projections: list[ProjectionSpec] = []
+    time: TimeSpec | None = None
+    synthesiser: SynthesiserSpec = SynthesiserSpec()
+
+
+@dataclass(frozen=True)
+class Population:
+    """One population of a model: its equations, and its parameters and initial state in SI units."""
+
+    name: str
+    neuron: NeuronEquations
+    parameters: Mapping[str, float]
+    initial: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Weights from `pre` (a population, or "input") onto some inputs of `post`."""
+
+    pre: str
+    post: str
+    inputs: tuple[str, ...]
+
+
+class Model:
+    """A circuit and its synthesiser population, written as equations.
+
+    Made by `Model.load` (a shipped model's name, or a file), `Model.from_toml` or `Model.from_equations`.
+
+    Attributes
+    ----------
+    title : str
+        One line for people.
+    populations : dict of str to Population
+        In the order of the file.
+    projections : tuple of Projection
+        Which population reaches which input. Without any in the text: a single population projects onto all its
+        inputs, and the external input reaches every input of every population.
+    synthesiser : NeuronEquations
+        The synthesiser's unit.
+    dt : float
+        Step in seconds; 1 for a discrete-time model without ``[time]``.
+    """
+
+    def __init__(self, spec: ModelSpec, where: str = "model") -> None:
+        self.spec, self.where, self.title = spec, where, spec.title
+        self.dt = self._dt()
+        self.populations = {name: self._population(name, p) for name, p in spec.populations.items()}
+        self.projections = self._projections()
+        s = spec.synthesiser
+        key = f"{where}: [synthesiser]"
+        if s.sees not in ("state", "rate"):
+            raise ModelError(f'{key}: `sees` must be "state" or "rate", got {s.sees!r}')
+        self.synthesiser = read_equations(s.equations, rate=s.rate, inputs=s.inputs, where=key, stateless=True)
+        self.synthesiser_parameters = self._values(s.parameters, self.synthesiser, key)
+
+    @classmethod
+    def load(cls, source: str | Path) -> Model:
+        """A shipped model by name (``"lstm"``), or a model file by path.
+
+        Raises
+        ------
+        ModelError
+            With the file, the key, what was found and what would be right.
+        """
+        path = Path(source)
+        if path.suffix != ".toml":
+            path = FOLDER / f"{source}.toml"
+            if not path.is_file():
+                raise ModelError(
+                    f"there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a .toml file"
+                )
+        try:
+            if path.stat().st_size > 4 * MAX_TEXT:
+                raise ModelError(f"{path}: the file has {path.stat().st_size} bytes; at most {4 * MAX_TEXT} are read")
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ModelError(f"{path}: cannot read the file: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ModelError(f"{path}: the file is not UTF-8 text") from None
+        return cls.from_toml(text, str(path))
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "model text") -> Model:
+        """A model from the text of a model file."""
+        try:
+            data = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ModelError(f"{where}: not valid TOML: {error or 'nested too deeply'}") from None
+        return cls._validated(data, where)
+
+    @classmethod
+    def from_equations(
+        cls,
+        equations: str,
+        *,
+        rate: str,
+        inputs: Sequence[str] = ("u",),
+        method: str | None = None,
+        update: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        initial: Mapping[str, Any] | None = None,
+        dt: str | float | None = None,
+        synthesiser: Mapping[str, Any] | None = None,
+        name: str = "cortex",
+        title: str = "From equations",
+    ) -> Model:
+        """A one-population model from Python strings; the keys are those of a model file.
+
+        Examples
+        --------
+        >>> model = Model.from_equations(
+        ...     '''dr/dt = (-r + tanh(u)) / tau : 1
+        ...        u : 1
+        ...        tau : second (constant)''',
+        ...     rate="r", parameters={"tau": "10*ms"}, dt="1*ms")
+        >>> model.populations["cortex"].neuron.states
+        ('r',)
+        """
+        population = {
+            "equations": equations, "rate": rate, "inputs": list(inputs), "method": method, "update": update,
+            "parameters": dict(parameters or {}), "initial": dict(initial or {}),
+        }  # fmt: skip
+        data: dict[str, Any] = {"title": title, "populations": {name: population}}
+        if dt is not None:
+            data["time"] = {"dt": dt}
+        if synthesiser is not None:
+            data["synthesiser"] = dict(synthesiser)
+        return cls._validated(_plain(data), "from_equations")
+
+    @classmethod
+    def _validated(cls, data: Any, where: str) -> Model:
+        try:
+            spec = ModelSpec.model_validate(data)
+        except ValidationError as error:
+            raise ModelError(f"{where}: {_explain(error)}") from None
+        return cls(spec, where)
+
+    def to_toml(self) -> str:
+        """The text of a model file that gives this model again."""
+        return tomli_w.dumps(self.spec.model_dump(by_alias=True, exclude_none=True), multiline_strings=True)
+
+    def __repr__(self) -> str:
+        populations = ", ".join(
+            f"{p.name}: states {'/'.join(p.neuron.states)}, inputs {'/'.join(p.neuron.inputs)}"
+            for p in self.populations.values()
+        )
+        return f"<Model {self.title!r} ({populations})>"
+
+    def _dt(self) -> float:
+        if self.spec.time is None:
+            return 1.0
+        key = f"{self.where}: [time] dt"
+        value, dim = quantity(self.spec.time.dt, key)
+        if dim is not brian2_parts().SECOND or value <= 0:
+            raise ModelError(f'{key}: must be a positive time like "1*ms", got {self.spec.time.dt!r}')
+        return value
+
+    def _population(self, name: str, spec: PopulationSpec) -> Population:
+        key = f"{self.where}: [populations.{name}]"
+        if not name.isidentifier() or name in (INPUT, "bias"):
+            raise ModelError(f"{key}: the name must be an identifier other than 'input' and 'bias'")
+        neuron = read_equations(
+            spec.equations, rate=spec.rate, inputs=spec.inputs, method=spec.method, update=spec.update, where=key
+        )
+        if spec.update is None and self.spec.time is None:
+            raise ModelError(f'{self.where}: differential equations need a step; add [time] with dt = "1*ms"')
+        initial = self._values(spec.initial, neuron, f"{key} initial", neuron.states, default=0.0)
+        return Population(name, neuron, self._values(spec.parameters, neuron, key), initial)
+
+    def _values(
+        self,
+        given: Mapping[str, str | float],
+        neuron: NeuronEquations,
+        key: str,
+        names: Sequence[str] | None = None,
+        default: float | None = None,
+    ) -> dict[str, float]:
+        names = neuron.parameters if names is None else names
+        for name in given:
+            if name not in names:
+                raise ModelError(f"{key}: {name!r} is not a parameter of the equations; known: {', '.join(names) or 'none'}")
+        values = {}
+        for name in names:
+            if name not in given:
+                if default is None:
+                    raise ModelError(f'{key}: the parameter {name!r} has no value; add parameters = {{ {name} = "…" }}')
+                values[name] = default
+                continue
+            values[name] = checked_quantity(given[name], neuron.dimensions[name], f"{key}: {name}")
+        return values
+
+    def _projections(self) -> tuple[Projection, ...]:
+        key = f"{self.where}: [[projections]]"
+        found: list[Projection] = []
+        for spec in self.spec.projections:
+            post, _, port = spec.to.partition(".")
+            if spec.pre != INPUT and spec.pre not in self.populations:
+                raise ModelError(f"{key}: from = {spec.pre!r} is not a population; known: {', '.join(self.populations)}, input")
+            if post not in self.populations:
+                raise ModelError(f"{key}: to = {spec.to!r} names no population; known: {', '.join(self.populations)}")
+            inputs = self.populations[post].neuron.inputs
+            if port and port not in inputs:
+                raise ModelError(f"{key}: to = {spec.to!r}: {post} has the inputs {', '.join(inputs)}")
+            found.append(Projection(spec.pre, post, (port,) if port else inputs))
+        seen = [(p.pre, p.post, port) for p in found for port in p.inputs]
+        if len(seen) != len(set(seen)):
+            double = next(s for s in seen if seen.count(s) > 1)
+            raise ModelError(f"{key}: {double[0]} → {double[1]}.{double[2]} is given twice")
+        if not any(p.pre != INPUT for p in found):
+            if len(self.populations) > 1:
+                raise ModelError(f"{key}: with several populations, say which projects onto which")
+            found += [Projection(p.name, p.name, p.neuron.inputs) for p in self.populations.values()]
+        if not any(p.pre == INPUT for p in found):
+            found += [Projection(INPUT, p.name, p.neuron.inputs) for p in self.populations.values()]
+        return tuple(found)
+
+
+def available_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def checked_quantity(value: Any, dim: Any, where: str) -> float:
+    """`value` in SI units; ModelError unless it has the dimensions `dim`."""
+    number, found = quantity(value, where)
+    if found is not dim:
+        b2 = brian2_parts()
+        raise ModelError(f"{where}: must have the unit {b2.unit_name(dim)}, got {value!r} ({b2.unit_name(found)})")
+    if not math.isfinite(number):
+        raise ModelError(f"{where}: must be finite, got {value!r}")
+    return number
+
+
+def _plain(data: Any) -> Any:
+    """Brian2 quantities as text, so that a model made in Python can be written to a file."""
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    if hasattr(data, "dim") and hasattr(data, "in_best_unit"):
+        return data.in_best_unit(python_code=True) if data.dim is not None else float(data)
+    return data
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "top level"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key (given: {str(first['input'])[:60]!r}); known: {_known_keys(first['loc'])}"
+    if first["type"] == "missing":
+        return f"{key}: this key is missing"
+    return f"{key}: {first['msg']}, got {str(first['input'])[:60]!r}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> str:
+    kinds = {
+        "populations": PopulationSpec, "projections": ProjectionSpec, "time": TimeSpec, "synthesiser": SynthesiserSpec,
+    }  # fmt: skip
+    kind: type[BaseModel] = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
+    if "synapses" in loc[:-1]:
+        kind = SynapsesSpec
+    return ", ".join(f.alias or name for name, f in kind.model_fields.items())

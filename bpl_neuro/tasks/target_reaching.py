@@ -1,0 +1,163 @@
+"""Target reaching: a brief cue, a delay, and a point in the plane to have reached at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpl_neuro.data import SPLITS, Batch
+from bpl_neuro.errors import ValidationError
+
+__all__ = ["TargetReaching"]
+
+
+class TargetReaching:
+    """Reach the point on the unit circle that belongs to the pattern seen at the first step.
+
+    One of P random binary patterns is the input at step 1; the input is zero afterwards. The loss falls
+    due at the last step, so every earlier step has to be credited over the delay; with `line` it is due
+    at every step t = 1 … T, and the target moves from the origin along t/T · (x*, y*).
+
+    Patterns and targets belong to the task: they are drawn once, from `seed`, and stay the same in every
+    epoch and split. Patterns are distinct and never all zero. Target angles are spread evenly over the
+    circle from a random offset, 2πp/P + φ, so that P targets are as far apart as they can be.
+
+    Parameters
+    ----------
+    patterns : int
+        Number of patterns, P; at most 2^inputs - 1.
+    steps : int
+        Length of a trial, T, in time steps.
+    line : bool
+        A target at every step (the straight line to the point) instead of at the last only.
+    inputs : int
+        Number of input units, K.
+    batches_per_epoch : int
+        Batches in an epoch of "train", whatever their size: 100 of 10 are the paper's 1000 trials.
+    seed : int or numpy.random.Generator
+        Of the patterns and targets. (Which pattern a trial shows comes from the generator that is
+        handed to `batches`.)
+
+    Attributes
+    ----------
+    cues : array of float32, (P, K)
+        The patterns, of zeros and ones.
+    targets : array of float32, (P, 2)
+        Their points on the unit circle.
+
+    Raises
+    ------
+    ValidationError
+        For a count that is not a positive integer, a seed that is none, or more patterns than exist.
+
+    Source: the toy task of the BP(λ) paper: one pattern, T = 10, trained in batches of 10.
+    """
+
+    name: str = "target-reaching"
+    loss: str = "squared_error"
+    output_size: int = 2
+
+    def __init__(
+        self,
+        patterns: int = 1,
+        steps: int = 10,
+        line: bool = False,
+        inputs: int = 10,
+        batches_per_epoch: int = 100,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        counts = {"patterns": patterns, "steps": steps, "inputs": inputs, "batches_per_epoch": batches_per_epoch}
+        for argument, value in counts.items():
+            _check_count(argument, value)
+        available = 2 ** int(inputs) - 1
+        if patterns > available:
+            raise ValidationError(
+                f"`patterns` must be at most {available}, the number of distinct non-zero binary patterns of "
+                f"{inputs} inputs, got {patterns}"
+            )
+        if not isinstance(seed, np.random.Generator) and (
+            isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0
+        ):
+            raise ValidationError(f"`seed` must be an integer of 0 or more, or a numpy Generator, got {seed!r}")
+        rng = np.random.default_rng(seed)
+        self.steps, self.line, self.batches_per_epoch = int(steps), bool(line), int(batches_per_epoch)
+        self.input_size = int(inputs)
+        self.cues = _distinct_patterns(rng, int(patterns), self.input_size)
+        angles = 2 * np.pi * (np.arange(patterns) / patterns + rng.random())
+        self.targets = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
+        """One epoch of batches.
+
+        "train" draws each trial's pattern from `rng`, uniformly. "validation" and "test" show every
+        pattern once, in order, and leave `rng` alone; their last batch may be smaller than `size`.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            The data stream; the same state gives the same trials.
+        size : int
+            Trials in a batch, B.
+        split : str
+            ``"train"``, ``"validation"`` or ``"test"``.
+
+        Yields
+        ------
+        Batch
+            x (B, T, K), y (B, T, 2), mask (B, T); x and y float32. Without `line`, y holds the end point
+            at every step, and the mask is 1 at the last only.
+
+        Raises
+        ------
+        ValidationError
+            For an `rng` that is no Generator, an unknown split, or a size that is not a positive integer; at the
+            call, not at the first batch.
+        """
+        if not isinstance(rng, np.random.Generator):
+            raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
+        if split not in SPLITS:
+            raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
+        _check_count("size", size)
+        return self._draw(rng, size) if split == "train" else self._each_once(size)
+
+    def _draw(self, rng: np.random.Generator, size: int) -> Iterator[Batch]:
+        for _ in range(self.batches_per_epoch):
+            yield self._trials(rng.integers(len(self.cues), size=size))
+
+    def _each_once(self, size: int) -> Iterator[Batch]:
+        for start in range(0, len(self.cues), size):
+            yield self._trials(np.arange(start, min(start + size, len(self.cues))))
+
+    def _trials(self, which: NDArray) -> Batch:
+        B, T = len(which), self.steps
+        x = np.zeros((B, T, self.input_size), np.float32)
+        x[:, 0] = self.cues[which]
+        progress = np.ones(T, np.float32)
+        mask = np.zeros((B, T), np.float32)
+        if self.line:
+            progress = np.arange(1, T + 1, dtype=np.float32) / np.float32(T)
+            mask[:] = 1
+        else:
+            mask[:, -1] = 1
+        y = progress[None, :, None] * self.targets[which][:, None, :]
+        return Batch(x, y, mask)
+
+
+def _distinct_patterns(rng: np.random.Generator, count: int, inputs: int) -> NDArray:
+    """`count` binary patterns (count, inputs), distinct and not zero, every such set equally likely."""
+    kept = np.zeros((0, inputs), np.uint8)
+    while len(kept) < count:
+        # Redraw until enough are distinct; a pattern keeps the place where it was drawn first, because
+        # taking them in sorted order would favour small ones.
+        drawn = np.concatenate([kept, rng.integers(2, size=(count, inputs), dtype=np.uint8)])
+        drawn = drawn[drawn.any(axis=1)]
+        _, first = np.unique(drawn, axis=0, return_index=True)
+        kept = drawn[np.sort(first)]
+    return kept[:count].astype(np.float32)
+
+
+def _check_count(argument: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValidationError(f"`{argument}` must be a positive integer, got {value!r}")

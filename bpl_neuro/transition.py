@@ -1,0 +1,277 @@
+"""One linearised step of a circuit: everything a credit rule sees.
+
+    A = ∂F/∂s, C = ∂F/∂u, D = ∂R/∂s          local to a neuron, from the model's equations
+    J_t = blockdiag(A_t) + O_t,  O_t = Σ_p C_{t,p} W_p D_{t−1}ᵀ      own past + through synapses
+
+Flat vectors are neuron by neuron within a population, population after population: index of state k of neuron i is
+offset + i·S + k, the C-order flattening of (N, S).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Local", "State", "Synapses", "Transition", "Wiring"]
+
+
+@dataclass(frozen=True)
+class Local:
+    """Where one population sits and how it is computed.
+
+    Attributes
+    ----------
+    name : str
+    N, S, P : int
+        Neurons, states per neuron, inputs per neuron.
+    state_slice, rate_slice : slice
+        Its part of the flat state (N·S) and of the rates (N).
+    linearised : callable (states, inputs, parameters) → (F…, A…, C…)
+    step : callable (states, inputs, parameters) → (F…)
+    rate : callable (states, parameters) → (r, D…)
+    a_keys, c_keys, d_keys : sequences
+        Which entries A[k, l], C[k, p] and D[l] are not identically 0, in the order the functions return them.
+    parameters : tuple
+        Values of the equations' parameters: numbers or (N,) arrays.
+    initial : (N, S) array
+    """
+
+    name: str
+    N: int
+    S: int
+    P: int
+    state_slice: slice
+    rate_slice: slice
+    linearised: Callable[..., tuple[Any, ...]]
+    step: Callable[..., tuple[Any, ...]]
+    rate: Callable[..., tuple[Any, ...]]
+    a_keys: Sequence[tuple[int, int]]
+    c_keys: Sequence[tuple[int, int]]
+    d_keys: Sequence[int]
+    parameters: tuple[Any, ...]
+    initial: Any
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """Weights from one source onto some inputs of population `post`: a (ports, N_post, N_pre) block named `key`.
+
+    `pre` is None for the external input.
+    """
+
+    key: str
+    post: int
+    pre: int | None
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The parts of a circuit that do not change from step to step."""
+
+    populations: tuple[Local, ...]
+    synapses: tuple[Synapses, ...]
+    n: int
+    rates: int
+    layout: Any
+    xp: Any
+
+
+@dataclass(frozen=True)
+class State:
+    """A circuit's state with what it sends.
+
+    Attributes
+    ----------
+    s : (B, n) array
+        Flat state.
+    rate : (B, N) array
+        r = R(s).
+    D : per population, a dict l → ∂R/∂s_l, (B, N_pop) array or number
+    """
+
+    s: Any
+    rate: Any
+    D: tuple[Mapping[int, Any], ...]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A step s_{t−1} → s_t and its linearisation. Arrays are never changed after it is made.
+
+    Attributes
+    ----------
+    previous, new : State
+        Before and after the step.
+    x : (B, K) array
+        External input.
+    u : per population, a (B, P, N) array
+        Summed synaptic inputs.
+    A, C : per population, a dict of the entries A[k, l], C[k, p] that are not identically 0
+        (B, N_pop) arrays or numbers.
+    weights : dict of str to array
+        The weights that the step was linearised with.
+    wiring : Wiring
+    """
+
+    previous: State
+    new: State
+    x: Any
+    u: tuple[Any, ...]
+    A: tuple[Mapping[tuple[int, int], Any], ...]
+    C: tuple[Mapping[tuple[int, int], Any], ...]
+    weights: Mapping[str, Any]
+    wiring: Wiring
+
+    def vjp(self, v: Any, part: str = "both") -> Any:
+        """Row vectors through the step: v J, (B, n) → (B, n).
+
+        Parameters
+        ----------
+        v : (B, n) array
+        part : {"both", "within", "between"}
+            J, blockdiag(A) alone, or O alone.
+
+        Notes
+        -----
+        Costs O(B·P·N²); J is never built.
+        """
+        wiring, xp = self.wiring, self.wiring.xp
+        out = xp.zeros_like(v)
+        if part != "between":
+            for pop, A in zip(wiring.populations, self.A, strict=True):
+                v_pop, out_pop = _by_state(v, pop), _by_state(out, pop)
+                for (k, j), a in A.items():
+                    out_pop[..., j] += v_pop[..., k] * a
+        if part != "within":
+            received = self.input_credit(v)
+            for synapses in wiring.synapses:
+                if synapses.pre is None:
+                    continue
+                pre = wiring.populations[synapses.pre]
+                W = self.weights[synapses.key]
+                sent = _ports(received[synapses.post], synapses.ports) @ W.reshape(-1, W.shape[-1])
+                out_pre = _by_state(out, pre)
+                for j, d in self.previous.D[synapses.pre].items():
+                    out_pre[..., j] += sent * d
+        return out
+
+    def jvp(self, M: Any) -> Any:
+        """Columns through the step: J M, (B, n, m) → (B, n, m). Costs O(B·P·N²·m)."""
+        wiring, xp = self.wiring, self.wiring.xp
+        out = xp.zeros_like(M)
+        m = M.shape[-1]
+        drive = [xp.zeros((M.shape[0], pop.P * pop.N, m), M.dtype) for pop in wiring.populations]
+        for synapses in wiring.synapses:
+            if synapses.pre is None:
+                continue
+            pre, post = wiring.populations[synapses.pre], wiring.populations[synapses.post]
+            M_pre = _columns_by_state(M, pre)
+            sent = xp.zeros((M.shape[0], pre.N, m), M.dtype)
+            for j, d in self.previous.D[synapses.pre].items():
+                sent += M_pre[:, :, j] * _column(d)
+            W = self.weights[synapses.key]
+            arriving = W.reshape(-1, W.shape[-1]) @ sent
+            target = drive[synapses.post].reshape(-1, post.P, post.N, m)
+            arriving = arriving.reshape(-1, len(synapses.ports), post.N, m)
+            for q, p in enumerate(synapses.ports):
+                target[:, p] += arriving[:, q]
+        for pop, A, C, received in zip(wiring.populations, self.A, self.C, drive, strict=True):
+            M_pop, out_pop = _columns_by_state(M, pop), _columns_by_state(out, pop)
+            received = received.reshape(-1, pop.P, pop.N, m)
+            for (k, j), a in A.items():
+                out_pop[:, :, k] += _column(a) * M_pop[:, :, j]
+            for (k, p), c in C.items():
+                out_pop[:, :, k] += _column(c) * received[:, p]
+        return out
+
+    def jacobian(self) -> Any:
+        """J_t as a dense (B, n, n) array; for looking and checking."""
+        return self._dense("both")
+
+    def within(self) -> Any:
+        """blockdiag(A_t) as a dense (B, n, n) array: a neuron's own past."""
+        return self._dense("within")
+
+    def between(self) -> Any:
+        """O_t as a dense (B, n, n) array: what passes through synapses, self-synapses included."""
+        return self._dense("between")
+
+    def _dense(self, part: str) -> Any:
+        xp, n = self.wiring.xp, self.wiring.n
+        s = self.new.s
+        rows = [
+            self.vjp(xp.broadcast_to(row, s.shape).astype(s.dtype), part) for row in xp.eye(n, dtype=s.dtype)
+        ]
+        return xp.stack(rows, axis=1)
+
+    def input_credit(self, v: Any) -> list[Any]:
+        """v·C per population: the gradient with respect to the summed inputs, (B, P, N)."""
+        xp = self.wiring.xp
+        out = []
+        for pop, C in zip(self.wiring.populations, self.C, strict=True):
+            v_pop = _by_state(v, pop)
+            w = xp.zeros((v.shape[0], pop.P, pop.N), v.dtype)
+            for (k, p), c in C.items():
+                w[:, p] += v_pop[..., k] * c
+            out.append(w)
+        return out
+
+    def parameter_gradient(self, v: Any) -> Any:
+        """Immediate gradient Σ_B v · ∂s_t/∂Ψ at fixed s_{t−1}, as a flat vector of the size of Ψ."""
+        return parameter_gradient([self], [v])
+
+
+def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]) -> Any:
+    """Σ_t Σ_B C_t · ∂s_t/∂Ψ over several steps, in one matrix product per group of synapses.
+
+        ∂/∂W_p = (v·C_{t,p})ᵀ r_{t−1},  ∂/∂W_p^in = (v·C_{t,p})ᵀ x_t,  ∂/∂b_p = Σ_B v·C_{t,p}
+
+    Parameters
+    ----------
+    transitions : sequence of Transition
+    credits : sequence of (B, n) arrays
+        C_t of each step.
+
+    Returns
+    -------
+    (|Ψ|,) array
+    """
+    wiring = transitions[0].wiring
+    xp = wiring.xp
+    per_step = [t.input_credit(v) for t, v in zip(transitions, credits, strict=True)]
+    stack = (lambda parts: parts[0]) if len(transitions) == 1 else xp.concatenate
+    gradient = xp.zeros(wiring.layout.size, credits[0].dtype)
+    views = wiring.layout.views(gradient)
+    received = [stack([step[q] for step in per_step]) for q in range(len(wiring.populations))]
+    rates = stack([t.previous.rate for t in transitions])
+    x = stack([t.x for t in transitions])
+    for synapses in wiring.synapses:
+        sent = x if synapses.pre is None else rates[:, wiring.populations[synapses.pre].rate_slice]
+        view = views[synapses.key]
+        xp.matmul(_ports(received[synapses.post], synapses.ports).T, sent, out=view.reshape(-1, view.shape[-1]))
+    for pop, w in zip(wiring.populations, received, strict=True):
+        views[f"bias->{pop.name}"][...] = w.sum(axis=0)
+    return gradient
+
+
+def _ports(w: Any, ports: tuple[int, ...]) -> Any:
+    """(B, P, N) → (B, ports·N)."""
+    chosen = w if len(ports) == w.shape[1] else w[:, list(ports)]
+    return chosen.reshape(w.shape[0], -1)
+
+
+def _by_state(v: Any, pop: Local) -> Any:
+    """The part of a flat (B, n) array that belongs to a population, as (B, N, S); a view."""
+    return v[:, pop.state_slice].reshape(v.shape[0], pop.N, pop.S)
+
+
+def _columns_by_state(M: Any, pop: Local) -> Any:
+    """The part of (B, n, m) that belongs to a population, as (B, N, S, m); a view."""
+    return M[:, pop.state_slice].reshape(M.shape[0], pop.N, pop.S, M.shape[-1])
+
+
+def _column(factor: Any) -> Any:
+    """A factor per neuron, ready to multiply (B, N, m)."""
+    return factor[..., None] if getattr(factor, "ndim", 0) else factor
