@@ -5,11 +5,47 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from bpl_neuro.circuit import Circuit
+from bpl_neuro.data import ArrayTask, Batch, Task
+from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
+from bpl_neuro.loop import Outcome, batch_updates
+from bpl_neuro.optimisers import SGD, Adam
+from bpl_neuro.plotting import plot_trace
+from bpl_neuro.readout import Readout
+from bpl_neuro.rules import BPLambda, Rule
 from bpl_neuro.spec import Model, available_models
+from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.tasks import RowMNIST, TargetReaching
+from bpl_neuro.trainer import Trainer
+from bpl_neuro.transition import Transition
 
 try:
     __version__ = version("bpl_neuro")
 except PackageNotFoundError:  # running from a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Circuit", "Model", "available_models"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "ArrayTask",
+    "BPLambda",
+    "BackendError",
+    "Batch",
+    "BplError",
+    "Circuit",
+    "DivergenceError",
+    "Model",
+    "ModelError",
+    "Outcome",
+    "Readout",
+    "RowMNIST",
+    "Rule",
+    "Synthesiser",
+    "TargetReaching",
+    "Task",
+    "Trainer",
+    "Transition",
+    "ValidationError",
+    "available_models",
+    "batch_updates",
+    "plot_trace",
+]

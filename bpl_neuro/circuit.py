@@ -289,7 +289,9 @@ class Circuit:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())
-        return f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
+        return (
+            f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
+        )
 
 
 def _local(

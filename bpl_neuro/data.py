@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +41,13 @@ class Batch:
 
     x: NDArray
     y: NDArray
-    mask: NDArray = None  # type: ignore[assignment]
-    end: NDArray = None  # type: ignore[assignment]
+    mask: Any = None
+    end: Any = None
 
     def __post_init__(self) -> None:
         x, y = np.asarray(self.x), np.asarray(self.y)
         if x.ndim != 3 or 0 in x.shape:
-            raise ValidationError(
-                f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}"
-            )
+            raise ValidationError(f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}")
         B, T = x.shape[:2]
         if x.dtype.kind not in "fiub":
             raise ValidationError(f"`x` must hold real numbers, got dtype {x.dtype}")

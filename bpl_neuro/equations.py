@@ -127,7 +127,9 @@ def read_equations(
     for name, equation in equations.items():
         kinds[equation.type].append(name)
         if str(equation.var_type) != "float":
-            raise ModelError(f"{where}: {name!r} is declared {equation.var_type}; rate neurons have real variables only")
+            raise ModelError(
+                f"{where}: {name!r} is declared {equation.var_type}; rate neurons have real variables only"
+            )
     _check_flags(equations, where)
     differential, parameters = kinds["differential equation"], kinds["parameter"]
     for name in inputs:
@@ -149,7 +151,9 @@ def read_equations(
         if differential:
             raise ModelError(f"{where}: give either differential equations or `update`, not both")
         if method is not None:
-            raise ModelError(f"{where}: `method` = {method!r} integrates differential equations; with `update` leave it out")
+            raise ModelError(
+                f"{where}: `method` = {method!r} integrates differential equations; with `update` leave it out"
+            )
         assignments = _read_update(update, reader, parameters, inputs, where)
         current: dict[sp.Symbol, sp.Expr] = {}
         for name, expr in assignments:
@@ -170,14 +174,12 @@ def read_equations(
     constants = tuple(n for n in parameters if n not in inputs and n not in states)
     if not stateless and (bad := rate_expr.free_symbols & set(map(symbol, inputs))):
         raise ModelError(
-            f"{where}: `rate` = {rate!r} depends on the input {sorted(map(str, bad))[0]!r}; what a neuron sends must be a "
-            "function of its own state alone (add a state that holds it)"
+            f"{where}: `rate` = {rate!r} depends on the input {sorted(map(str, bad))[0]!r}; what a neuron sends must "
+            "be a function of its own state alone (add a state that holds it)"
         )
     dimensions = {n: eq.dim for n, eq in equations.items()} | {"rate": equations[rate].dim}
     finish = [stabilise(expr) for expr in (*new, rate_expr)]
-    return NeuronEquations(
-        states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system
-    )
+    return NeuronEquations(states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -202,11 +204,12 @@ def _identifiers(text: str) -> set[str]:
 
 
 def _reason(error: BaseException) -> str:
-    parts, seen = [], error
+    parts: list[str] = []
+    seen: BaseException | None = error
     while seen is not None and len(parts) < 3:
         message = str(seen.args[0]) if seen.args else type(seen).__name__
         parts.append(" ".join(message.split()))
-        seen = seen.__cause__  # type: ignore[assignment]
+        seen = seen.__cause__
     return ": ".join(dict.fromkeys(parts))
 
 
@@ -302,7 +305,8 @@ class _Reader:
         if name not in ALLOWED_FUNCTIONS:
             reason = f": {REFUSED_FUNCTIONS[name]}" if name in REFUSED_FUNCTIONS else ""
             raise ModelError(
-                f"{where}: the function {name!r} is not allowed{reason}; allowed: {', '.join(sorted(ALLOWED_FUNCTIONS))}"
+                f"{where}: the function {name!r} is not allowed{reason}; "
+                f"allowed: {', '.join(sorted(ALLOWED_FUNCTIONS))}"
             )
         count, build = ALLOWED_FUNCTIONS[name]
         if len(node.args) != count:

@@ -15,41 +15,44 @@ __all__ = ["ALLOWED_FUNCTIONS", "ARRAY_FUNCTIONS", "REFUSED_FUNCTIONS", "clip", 
 
 
 class _Real(sp.Function):
-    """Base of our symbolic functions: real for real arguments, never rewritten by SymPy."""
+    """Base of our symbolic functions: real for real arguments, never rewritten by SymPy.
+
+    SymPy functions are classes named like functions.
+    """
 
     def _eval_is_extended_real(self) -> bool:
         return True
 
 
-class sign(_Real):  # noqa: N801 - SymPy functions are classes named like functions
+class sign(_Real):
     """sgn(x); derivative 0."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.Integer(0)
 
 
-class absolute(_Real):  # noqa: N801
+class absolute(_Real):
     """|x|; derivative sgn(x), 0 at 0."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sign(self.args[0])
 
 
-class between(_Real):  # noqa: N801
+class between(_Real):
     """1 where a < x < b, else 0; derivative 0."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.Integer(0)
 
 
-class above(_Real):  # noqa: N801
+class above(_Real):
     """1 where x >= a, else 0; derivative 0."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.Integer(0)
 
 
-class clip(_Real):  # noqa: N801
+class clip(_Real):
     """min(max(x, a), b); ∂/∂x is 1 strictly inside, 0 at and beyond the bounds."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -57,32 +60,32 @@ class clip(_Real):  # noqa: N801
         return (between(x, a, b), above(a, x), above(x, b))[argindex - 1]
 
 
-class exprel(_Real):  # noqa: N801
+class exprel(_Real):
     """(exp(x) − 1)/x, 1 at x = 0."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return exprel_slope(self.args[0])
 
 
-class exprel_slope(_Real):  # noqa: N801
+class exprel_slope(_Real):
     """Derivative of `exprel`: (exp(x)(x − 1) + 1)/x², 1/2 at x = 0."""
 
 
-class expm1(_Real):  # noqa: N801
+class expm1(_Real):
     """exp(x) − 1."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.exp(self.args[0])
 
 
-class log1p(_Real):  # noqa: N801
+class log1p(_Real):
     """log(1 + x)."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return 1 / (1 + self.args[0])
 
 
-class sigmoid(_Real):  # noqa: N801
+class sigmoid(_Real):
     """1/(1 + exp(−x)), computed without overflow."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -90,7 +93,7 @@ class sigmoid(_Real):  # noqa: N801
         return value * (1 - value)
 
 
-class softplus(_Real):  # noqa: N801
+class softplus(_Real):
     """log(1 + exp(x)), computed without overflow."""
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
@@ -149,7 +152,7 @@ def stabilise(expr: sp.Expr) -> sp.Expr:
     def is_softplus(e: sp.Expr) -> bool:
         return isinstance(e, sp.log) and exponent(e.args[0]) is not None
 
-    expr = expr.replace(is_sigmoid, lambda e: sigmoid(-exponent(e.base)) ** -e.exp)
+    expr = expr.replace(is_sigmoid, lambda e: sigmoid(sp.Integer(-1) * exponent(e.base)) ** -e.exp)
     return expr.replace(is_softplus, lambda e: softplus(exponent(e.args[0])))
 
 

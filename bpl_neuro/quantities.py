@@ -166,7 +166,7 @@ def quantity(value: Any, where: str) -> tuple[float, Any]:
     b2 = brian2_parts()
     if isinstance(value, str):
         number, dim = _evaluate(parse_expression(value, where), value, where)
-    elif isinstance(value, bool) or not isinstance(value, int | float) and not hasattr(value, "dim"):
+    elif isinstance(value, bool) or (not isinstance(value, int | float) and not hasattr(value, "dim")):
         try:
             number, dim = float(value), b2.DIMENSIONLESS
         except (TypeError, ValueError):

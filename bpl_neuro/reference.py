@@ -123,10 +123,8 @@ def lambda_targets(
     return target
 
 
-def lambda_target_terms(
-    jacobians: np.ndarray, c: np.ndarray, g: np.ndarray, gamma: float, lam: float
-) -> np.ndarray:
-    """The same targets from their definition, for trials that all end at step T:
+def lambda_target_terms(jacobians: np.ndarray, c: np.ndarray, g: np.ndarray, gamma: float, lam: float) -> np.ndarray:
+    """The same targets from their definition, for trials that all end at step T.
 
     G_t^λ = (1−λ) Σ_{n=1..T−t−1} λ^{n−1} G_t^(n) + λ^{T−t−1} G_t,
     G_t^(n) = Σ_{k=1..n} γ^{k−1} ∂L_{t+k}/∂s_t + γ^n g(s_{t+n}) ∂s_{t+n}/∂s_t.

@@ -256,7 +256,9 @@ class Model:
         names = neuron.parameters if names is None else names
         for name in given:
             if name not in names:
-                raise ModelError(f"{key}: {name!r} is not a parameter of the equations; known: {', '.join(names) or 'none'}")
+                raise ModelError(
+                    f"{key}: {name!r} is not a parameter of the equations; known: {', '.join(names) or 'none'}"
+                )
         values = {}
         for name in names:
             if name not in given:
@@ -273,7 +275,9 @@ class Model:
         for spec in self.spec.projections:
             post, _, port = spec.to.partition(".")
             if spec.pre != INPUT and spec.pre not in self.populations:
-                raise ModelError(f"{key}: from = {spec.pre!r} is not a population; known: {', '.join(self.populations)}, input")
+                raise ModelError(
+                    f"{key}: from = {spec.pre!r} is not a population; known: {', '.join(self.populations)}, input"
+                )
             if post not in self.populations:
                 raise ModelError(f"{key}: to = {spec.to!r} names no population; known: {', '.join(self.populations)}")
             inputs = self.populations[post].neuron.inputs
@@ -332,7 +336,7 @@ def _known_keys(loc: tuple[int | str, ...]) -> str:
     kinds = {
         "populations": PopulationSpec, "projections": ProjectionSpec, "time": TimeSpec, "synthesiser": SynthesiserSpec,
     }  # fmt: skip
-    kind: type[BaseModel] = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
+    kind: Any = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
     if "synapses" in loc[:-1]:
         kind = SynapsesSpec
     return ", ".join(f.alias or name for name, f in kind.model_fields.items())

@@ -1,177 +1,290 @@
-"""The time loop: a rule, a circuit and a readout go through a batch step by step; two schedules move the parameters.
-
-`batch_updates` is the pure function: what a rule would do with one batch, nothing changed. `Trainer` is the object that
-changes things.
-"""
+"""Training: schedules, optimisers, epochs, evaluation, the best parameters, checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bpl_neuro.circuit import Circuit, positive_int
-from bpl_neuro.data import Batch
-from bpl_neuro.errors import DivergenceError, ValidationError
-from bpl_neuro.losses import check_targets
-from bpl_neuro.optimisers import Optimiser
+from bpl_neuro.data import Batch, Task
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.loop import Outcome, Step, check_finite, run_batch
+from bpl_neuro.optimisers import Adam, Optimiser
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Gradients, Rule
+from bpl_neuro.storage import read_arrays, write_arrays
 
-__all__ = ["Outcome", "batch_updates", "run_batch"]
+__all__ = ["Trainer"]
 
-#: (name, gradient) → the parameter as it is afterwards
-Receive = Callable[[str, Any], Any]
-#: called after every step: (step, transition, signals, c)
-Watch = Callable[[int, Any, Mapping[str, Any], Any], None]
+PARAMETERS = ("psi", "phi", "theta")
 
 
-@dataclass
-class Outcome:
-    """What one batch gave.
-
-    Attributes
-    ----------
-    loss : float
-        Mean over trials of the summed loss.
-    correct, scored : float
-        Weight of the steps classified rightly, and of all steps with a class label.
-    gradients : dict of str to array
-        "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
-    signals : dict of str to (T, B, n) array
-        Per-step signals, on request.
-    """
-
-    loss: float = 0.0
-    correct: float = 0.0
-    scored: float = 0.0
-    gradients: Gradients = field(default_factory=dict)
-    signals: dict[str, Any] = field(default_factory=dict)
-
-
-def run_batch(
-    circuit: Circuit,
-    readout: Readout,
-    rule: Rule | None,
-    batch: Batch,
-    theta: Any,
-    receive: Receive,
-    *,
-    watch: Watch | None = None,
-    index: int = 0,
-) -> Outcome:
-    """Go through a batch once.
-
-    Parameters
-    ----------
-    circuit, readout : Circuit, Readout
-    rule : Rule or None
-        None only runs and scores.
-    batch : Batch
-    theta : array or None
-        The rule's own parameters.
-    receive : callable
-        Gets each gradient as it becomes known, ``("theta" | "psi" | "phi", gradient)``, and returns the parameter.
-    watch : callable, optional
-        Sees every step.
-    index : int
-        Batches done before; named in errors.
-
-    Raises
-    ------
-    ValidationError
-        If the batch does not fit the circuit or the readout.
-    DivergenceError
-        When the state, θ or a gradient stops being finite.
-    """
-    if batch.x.shape[2] != circuit.inputs:
-        raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.inputs}")
-    check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
-    xp, dtype, B = circuit.xp, circuit.dtype, batch.size
-    x = xp.asarray(batch.x, dtype)
-    y = xp.asarray(batch.y, dtype if batch.y.ndim == 3 else None)
-    weight = xp.asarray(batch.mask, dtype)
-    end = xp.asarray(batch.end)
-    due = batch.mask.any(axis=0)
-    silent = xp.zeros((B, circuit.n), dtype)
-    state = circuit.initial_state(B)
-    carry = rule.init(B) if rule else {}
-    outcome = Outcome()
-
-    def learn(gradient: Any) -> Any:
-        nonlocal theta
-        theta = receive("theta", gradient)
-        return theta
-
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for t in range(batch.steps):
-            transition = circuit.step(state, x[:, t], linearise=rule is not None)
-            _check_finite(xp, "state", transition.new.s, state.s, t, index)
-            c, readout_gradient = silent, None
-            if due[t]:
-                loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] / B)
-                outcome.loss += float(loss.sum())
-                if y.ndim == 2:
-                    right = output.argmax(axis=1) == y[:, t]
-                    outcome.correct += float((right * weight[:, t]).sum())
-                    outcome.scored += float(weight[:, t].sum())
-            if rule is not None:
-                carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
-                if gradient is not None:
-                    _check_finite(xp, "gradient of psi", gradient, circuit.psi, t, index)
-                    receive("psi", gradient)
-                if readout_gradient is not None:
-                    receive("phi", readout_gradient)
-                if watch:
-                    watch(t, transition, signals, c)
-            state = circuit.reset(transition.new, end[:, t])
-        if rule is not None:
-            for name, gradient in rule.finish(carry, theta).items():
-                _check_finite(xp, f"gradient of {name}", gradient, circuit.psi, batch.steps - 1, index)
-                receive(name, gradient)
-    return outcome
-
-
-def _check_finite(xp: Any, quantity: str, array: Any, before: Any, t: int, index: int) -> None:
-    if not xp.isfinite(array).all():
-        raise DivergenceError(t + 1, index, quantity, float(xp.abs(before).max()))
-
-
-def batch_updates(
-    circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any = None, *, signals: bool = False
-) -> Outcome:
-    """The gradients a rule would give for one batch with all parameters frozen; nothing is changed.
+class Trainer:
+    """Trains a circuit, its readout and the rule's own parameters on a task.
 
     Parameters
     ----------
     circuit, readout, rule : Circuit, Readout, Rule
-    batch : Batch
-    theta : array, optional
-        The rule's own parameters; its initial ones by default.
-    signals : bool
-        Also return the per-step signals, (T, B, n), ``c`` and ``state`` among them.
+    optimiser : Optimiser or mapping, optional
+        One for everything, or by name: ``{"psi": Adam(1e-3), "theta": Adam(1e-4)}``; a name left out, or None, is
+        frozen. Names: "psi" (circuit), "phi" (readout), "theta" (synthesiser). Default: Adam(1e-3) for all.
+    schedule : {"trial", "step"}
+        "step": parameters move at every step, fully online. "trial": gradients are summed over the batch's trials and
+        applied at their end.
+    seed : int
+        For the order and choice of trials.
 
-    Returns
-    -------
-    Outcome
+    Attributes
+    ----------
+    theta : array or None
+        The rule's own parameters.
+    history : list of dict
+        One entry per epoch.
+    batches : int
+        Batches trained so far.
     """
-    theta = rule.initial_theta() if theta is None else theta
-    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    sums: Gradients = {}
 
-    def receive(name: str, gradient: Any) -> Any:
-        sums[name] = gradient if name not in sums else sums[name] + gradient
-        return current[name]
+    def __init__(
+        self,
+        circuit: Circuit,
+        readout: Readout,
+        rule: Rule,
+        *,
+        optimiser: Optimiser | Mapping[str, Optimiser | None] | None = None,
+        schedule: str = "trial",
+        seed: int = 0,
+    ) -> None:
+        if schedule not in rule.schedules:
+            raise ValidationError(
+                f"`schedule` must be one of {', '.join(rule.schedules)} for this rule (and its trace), got {schedule!r}"
+            )
+        if readout.circuit is not circuit:
+            raise ValidationError("`readout` was made for another circuit")
+        self.circuit, self.readout, self.rule, self.schedule = circuit, readout, rule, schedule
+        self.theta = rule.initial_theta()
+        self.optimisers = _optimisers(optimiser)
+        self._moments = {
+            name: o.init(circuit.xp, self.parameter(name))
+            for name, o in self.optimisers.items()
+            if self.parameter(name) is not None
+        }
+        self.rng = np.random.default_rng(seed)
+        self.history: list[dict[str, float]] = []
+        self.batches = 0
+        self.best: dict[str, Any] | None = None
 
-    steps: list[dict[str, Any]] = []
+    def parameter(self, name: str) -> Any:
+        """The parameter "psi", "phi" or "theta" as it is now."""
+        if name == "psi":
+            return self.circuit.psi
+        return self.readout.phi if name == "phi" else self.theta
 
-    def watch(t: int, transition: Any, seen: Mapping[str, Any], c: Any) -> None:
-        steps.append({**seen, "c": c, "state": transition.new.s})
+    def train_batch(self, batch: Batch, watch: Callable[[Step], None] | None = None) -> Outcome:
+        """Learn from one batch.
 
-    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None)
-    outcome.gradients = sums
-    if signals:
-        outcome.signals = {name: circuit.xp.stack([s[name] for s in steps]) for name in steps[0]}
-    return outcome
+        Raises
+        ------
+        DivergenceError
+            When the state or a parameter stops being finite; parameters keep their last finite values.
+        """
+        sums: Gradients = {}
+
+        def receive(name: str, gradient: Any) -> Any:
+            if self.schedule == "step":
+                self._descend(name, gradient)
+            else:
+                sums[name] = sums[name] + gradient if name in sums else gradient
+            return self.parameter(name)
+
+        outcome = run_batch(
+            self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=watch, index=self.batches
+        )
+        for name, gradient in sums.items():
+            self._descend(name, gradient)
+        self.batches += 1
+        return outcome
+
+    def fit(
+        self,
+        task: Task,
+        *,
+        epochs: int = 1,
+        batch_size: int = 50,
+        validate: bool = True,
+        callbacks: Iterable[Callable[[Trainer, Outcome], None]] = (),
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> Trainer:
+        """Train until `epochs` epochs are in the history.
+
+        Parameters
+        ----------
+        task : Task
+        epochs : int
+            Total; a trainer restored from a checkpoint goes on to this number.
+        batch_size : int
+        validate : bool
+            After each epoch evaluate on the "validation" split, and keep the parameters with the lowest loss in
+            `best`.
+        callbacks : iterable of callable (trainer, outcome)
+            Called after every batch.
+        progress : bool
+            Show a progress bar.
+        checkpoint : path, optional
+            File written after every epoch.
+
+        Returns
+        -------
+        Trainer
+            Itself.
+        """
+        positive_int("epochs", epochs), positive_int("batch_size", batch_size)
+        callbacks = list(callbacks)
+        with _progress(progress) as bar:
+            for epoch in range(len(self.history), epochs):
+                totals, count = Outcome(), 0
+                job = bar.add_task(f"epoch {epoch + 1}/{epochs}", total=None, loss="")
+                for batch in task.batches(self.rng, batch_size, "train"):
+                    outcome = self.train_batch(batch)
+                    _add(totals, outcome, batch.size)
+                    count += batch.size
+                    bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")
+                    for callback in callbacks:
+                        callback(self, outcome)
+                entry = {"epoch": epoch + 1, "batches": self.batches, **_figures(totals, count, "train_")}
+                if validate:
+                    found = self.evaluate(task, "validation", batch_size=500)
+                    entry |= {f"validation_{key}": value for key, value in found.items()}
+                    self._keep_best(found["loss"])
+                self.history.append(entry)
+                bar.update(job, total=bar.tasks[job].completed, loss=_line(entry))
+                if checkpoint is not None:
+                    self.save(checkpoint)
+        return self
+
+    def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
+        """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
+        totals, count = Outcome(), 0
+        for batch in task.batches(np.random.default_rng(seed), batch_size, split):
+            outcome = run_batch(self.circuit, self.readout, None, batch, None, lambda name, gradient: None)
+            _add(totals, outcome, batch.size)
+            count += batch.size
+        return _figures(totals, count, "")
+
+    def predict(self, x: Any) -> Any:
+        """Outputs of the readout for inputs (B, T, K): (B, T, M)."""
+        return self.readout.output(self.circuit.run(x)[1])
+
+    def restore_best(self) -> None:
+        """Set the parameters with the lowest validation loss."""
+        if self.best is None:
+            raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
+        self.circuit.psi, self.readout.phi = self.best["psi"], self.best["phi"]
+        self.theta = self.best["theta"]
+
+    def save(self, path: str | Path) -> None:
+        """Everything needed to go on, in one file, atomically and without pickle."""
+        arrays = {name: self.parameter(name) for name in PARAMETERS if self.parameter(name) is not None}
+        for name, moments in self._moments.items():
+            arrays |= {f"moments/{name}/{key}": value for key, value in moments.items()}
+        if self.best is not None:
+            arrays |= {f"best/{name}": v for name, v in self.best.items() if v is not None and name != "loss"}
+        meta = {
+            "kind": "checkpoint",
+            "history": self.history,
+            "batches": self.batches,
+            "rng": self.rng.bit_generator.state,
+            "best_loss": self.best["loss"] if self.best else None,
+        }
+        write_arrays(path, {k: self.circuit.backend.to_host(v) for k, v in arrays.items()}, meta)
+
+    def restore(self, path: str | Path) -> Trainer:
+        """Continue from a file that `save` wrote, with a circuit, readout and rule of the same shapes.
+
+        Raises
+        ------
+        ValidationError
+            If the file is damaged or does not fit; nothing is changed then.
+        """
+        arrays, meta = read_arrays(path, "checkpoint")
+        expected = {name: self.parameter(name) for name in PARAMETERS if self.parameter(name) is not None}
+        for name, value in expected.items():
+            if name not in arrays or arrays[name].shape != value.shape or arrays[name].dtype != value.dtype:
+                found = f"{arrays[name].dtype} {arrays[name].shape}" if name in arrays else "nothing"
+                raise ValidationError(f"{path}: `{name}` must be {value.dtype} {value.shape}, found {found}")
+        moments: dict[str, dict[str, Any]] = {name: {} for name in self._moments}
+        for name, state in self._moments.items():
+            for key in state:
+                if f"moments/{name}/{key}" not in arrays:
+                    raise ValidationError(f"{path}: the optimiser state of `{name}` is missing; was another one used?")
+                moments[name][key] = arrays[f"moments/{name}/{key}"]
+        self.circuit.psi, self.readout.phi = arrays["psi"], arrays["phi"]
+        self.theta = self.circuit.xp.asarray(arrays["theta"]) if "theta" in arrays else None
+        self._moments = moments
+        self.history, self.batches = meta["history"], meta["batches"]
+        self.rng.bit_generator.state = meta["rng"]
+        self.best = None
+        if meta["best_loss"] is not None:
+            self.best = {name: arrays.get(f"best/{name}") for name in PARAMETERS} | {"loss": meta["best_loss"]}
+        return self
+
+    def _descend(self, name: str, gradient: Any) -> None:
+        optimiser = self.optimisers.get(name)
+        if optimiser is None:
+            return
+        xp, old = self.circuit.xp, self.parameter(name)
+        check_finite(xp, f"gradient of {name}", gradient, old, 0, self.batches)
+        new, moments = optimiser.step(xp, old, gradient, self._moments[name])
+        check_finite(xp, name, new, old, 0, self.batches)
+        self._moments[name] = moments
+        if name == "psi":
+            self.circuit.psi = new
+        elif name == "phi":
+            self.readout.phi = new
+        else:
+            self.theta = new
+
+    def _keep_best(self, loss: float) -> None:
+        if self.best is None or loss < self.best["loss"]:
+            self.best = {name: copy.copy(self.parameter(name)) for name in PARAMETERS} | {"loss": loss}
+
+
+def _optimisers(given: Optimiser | Mapping[str, Optimiser | None] | None) -> dict[str, Optimiser]:
+    if given is None:
+        given = Adam()
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(PARAMETERS, given)
+    for name in given:
+        if name not in PARAMETERS:
+            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(PARAMETERS)}")
+    return {name: optimiser for name, optimiser in given.items() if optimiser is not None}
+
+
+def _add(totals: Outcome, outcome: Outcome, size: int) -> None:
+    totals.loss += outcome.loss * size
+    totals.correct += outcome.correct
+    totals.scored += outcome.scored
+
+
+def _figures(totals: Outcome, count: int, prefix: str) -> dict[str, float]:
+    figures = {f"{prefix}loss": totals.loss / max(count, 1)}
+    if totals.scored:
+        figures[f"{prefix}accuracy"] = totals.correct / totals.scored
+    return figures
+
+
+def _line(entry: Mapping[str, float]) -> str:
+    keys = [key for key in entry if key.endswith(("loss", "accuracy"))]
+    return ", ".join(f"{key.replace('_', ' ')} {entry[key]:.4g}" for key in keys)
+
+
+def _progress(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"), disable=not shown,
+    )  # fmt: skip

@@ -201,9 +201,7 @@ class Transition:
     def _dense(self, part: str) -> Any:
         xp, n = self.wiring.xp, self.wiring.n
         s = self.new.s
-        rows = [
-            self.vjp(xp.broadcast_to(row, s.shape).astype(s.dtype), part) for row in xp.eye(n, dtype=s.dtype)
-        ]
+        rows = [self.vjp(xp.broadcast_to(row, s.shape).astype(s.dtype), part) for row in xp.eye(n, dtype=s.dtype)]
         return xp.stack(rows, axis=1)
 
     def input_credit(self, v: Any) -> list[Any]:

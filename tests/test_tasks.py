@@ -33,7 +33,7 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
 
 
 def test_tasks_are_found_by_name() -> None:
-    assert TASKS == {"target-reaching": TargetReaching, "row-mnist": RowMNIST}
+    assert {"target-reaching": TargetReaching, "row-mnist": RowMNIST} == TASKS
 
 
 def test_target_reaching_defaults_are_the_papers() -> None:

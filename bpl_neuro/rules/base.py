@@ -1,8 +1,8 @@
 """The contract between a credit rule and everything that runs one.
 
 A rule sees one linearised step at a time (`Transition`), the immediate loss gradient c_t and where trials end. What it
-remembers is its *carry*: arrays only, nested in dicts and lists, so that it can be checkpointed, moved, or run passively
-beside another rule. A rule holds no arrays itself.
+remembers is its *carry*: arrays only, nested in dicts and lists, so that it can be checkpointed, moved, or run
+passively beside another rule. A rule holds no arrays itself.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.rules.base import Carry, Gradients, Rule
 from bpl_neuro.rules.traces import TRACES
 from bpl_neuro.spec import checked_quantity
-from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.transition import Transition, parameter_gradient
 

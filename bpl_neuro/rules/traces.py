@@ -8,8 +8,8 @@ sweep   yes    B·T·(n + factors)          parameters frozen during a trial
 local   no     B·|θ|·S                    one number per synapse and state of its unit
 ======  =====  =========================  ==========================================
 
-One interface: `collect` gives Σ_B δ e (step 3 of the algorithm), `step` moves the trace on (step 4) and `restart` clears
-it where trials end (step 6). A form that can only answer at the end of the batch returns None from `collect` and
+One interface: `collect` gives Σ_B δ e (step 3 of the algorithm), `step` moves the trace on (step 4) and `restart`
+clears it where trials end (step 6). A form that can only answer at the end of the batch returns None from `collect` and
 answers in `finish`.
 """
 
@@ -56,7 +56,10 @@ class Trace(ABC):
 
 
 class FullTrace(Trace):
-    """e[b, i, a, j] = ∂-trace of circuit state i for synapse j → synthesiser output a. Work: 2 n²·|θ| a step and trial."""
+    """e[b, i, a, j]: the trace at circuit state i of the synapse j → synthesiser output a.
+
+    Work: 2 n²·|θ| a step and trial.
+    """
 
     exact = True
     schedules = ("step", "trial")
@@ -96,8 +99,7 @@ class LocalTrace(Trace):
         s = self.synthesiser
         return {
             "e": [
-                s.circuit.xp.zeros((batch, pop.N, pop.S, pop.S, s.m), s.circuit.dtype)
-                for pop in s.circuit.populations
+                s.circuit.xp.zeros((batch, pop.N, pop.S, pop.S, s.m), s.circuit.dtype) for pop in s.circuit.populations
             ]
         }
 
@@ -130,7 +132,7 @@ class LocalTrace(Trace):
 
 
 class SweepTrace(Trace):
-    """Parameters frozen during a trial: Σ_t δ_t e_t by one backward sweep, u_t = δ_t + γλ u_{t+1} J_{t+1}, Σ_t u_tᵀ z_t.
+    """Parameters frozen during a trial: Σ_t δ_t e_t = Σ_t u_tᵀ z_t by a backward sweep, u_t = δ_t + γλ u_{t+1} J_{t+1}.
 
     The same sum as the full trace's, to rounding. Remembers each step's linearisation, z and δ.
     """

@@ -1,0 +1,171 @@
+"""What a run can be asked: alignment with the true gradient, the best a synthesiser could do, one synapse's trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.data import Batch
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.loop import Step, run_batch
+from bpl_neuro.readout import Readout
+from bpl_neuro.rules.base import Rule
+from bpl_neuro.rules.bp_lambda import BPLambda
+from bpl_neuro.rules.traces import LocalTrace
+
+__all__ = ["alignment", "cosine", "synapse_trace", "true_later_gradient"]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine along the last axis; NaN where either vector is zero."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norms > 0, (a * b).sum(axis=-1) / norms, np.nan)
+
+
+def true_later_gradient(steps: Sequence[Step], gamma: float = 1.0) -> list[Any]:
+    """G_t = (c_{t+1} + γ G_{t+1}) J_{t+1} of every step, (B, n) each; 0 at a trial's end. Costs one backward sweep."""
+    later = [0 * steps[-1].c]
+    for now, ahead in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
+        later.append(~now.end[:, None] * ahead.transition.vjp(ahead.c + gamma * later[-1]))
+    return later[::-1]
+
+
+def collect_steps(circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any) -> list[Step]:
+    """Every step of a batch, with nothing learned."""
+    steps: list[Step] = []
+    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
+    run_batch(circuit, readout, rule, batch, theta, lambda name, gradient: current[name], watch=steps.append)
+    return steps
+
+
+def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, theta: Any) -> xr.Dataset:
+    """How well g_t + c_t points along the true gradient, step by step, beside the least-squares optimum.
+
+    The optimum is the best linear map of the same z_t to the true gradient of the later losses, fitted over all steps
+    and trials of the batch: what a linear synthesiser could reach at most.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``step`` (1 …): ``cosine`` and ``optimum`` (means over trials, zero vectors left out) and ``zero_vectors``
+        (how many were left out of ``cosine``). Steps at which every trial ends are not included: nothing is predicted
+        there.
+    """
+    steps = collect_steps(circuit, readout, rule, batch, theta)
+    host = circuit.backend.to_host
+    G = np.stack([host(g) for g in true_later_gradient(steps)]).astype(float)
+    c = np.stack([host(s.c) for s in steps]).astype(float)
+    g = np.stack([host(s.signals["g"]) for s in steps]).astype(float)
+    z = np.stack([host(rule.synthesiser.z(s.transition)) for s in steps]).astype(float)
+    going_on = ~np.stack([host(s.end) for s in steps])
+    fit = np.linalg.lstsq(z[going_on], G[going_on], rcond=None)[0]
+    best = np.where(going_on[..., None], z @ fit, 0)
+    keep = going_on.any(axis=1)
+    found, optimum = (np.where(going_on, cosine(v + c, G + c), np.nan)[keep] for v in (g, best))
+    return xr.Dataset(
+        {
+            "cosine": ("step", _mean(found)),
+            "optimum": ("step", _mean(optimum)),
+            "zero_vectors": ("step", (np.isnan(found) & going_on[keep]).sum(axis=1)),
+        },
+        {"step": np.flatnonzero(keep) + 1},
+    )
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over trials without NaNs; NaN where there is none."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+
+
+def synapse_trace(
+    circuit: Circuit,
+    readout: Readout,
+    rule: BPLambda,
+    batch: Batch,
+    theta: Any,
+    synapse: tuple[int, int],
+    trial: int = 0,
+) -> xr.Dataset:
+    """Everything about one synthesiser synapse (output a, input j) in one trial, with parameters frozen.
+
+    Parameters
+    ----------
+    rule : BPLambda
+        With ``trace="full"``.
+    synapse : (a, j)
+        Output and input index of θ.
+    trial : int
+        Which trial of the batch.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``step``: ``presynaptic`` z_j; ``own`` e[a, a, j]; ``norm`` ‖e[·, a, j]‖; ``local`` the local trace;
+        ``delta`` δ_{t−1} of the synapse's own unit, NaN where there is none; ``product`` Σ_i δ_{t−1,i}
+        e_{t−1}[i, a, j];
+        ``cumulative`` its running sum, Δθ/α. The attribute ``forward_view`` is Σ_t (G_t^λ − g_t)_a φ'_a z_j, which
+        ``cumulative`` ends on.
+    """
+    s = rule.synthesiser
+    a, j = synapse
+    if not (0 <= a < s.n and 0 <= j < s.m):
+        raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {synapse}")
+    if not 0 <= trial < batch.size:
+        raise ValidationError(f"`trial` must lie in 0 … {batch.size - 1}, got {trial}")
+    if "e" not in rule.trace.init(1) or rule.local:
+        raise ValidationError('`rule` must hold the full trace: BPLambda(…, trace="full")')
+    one = batch[trial : trial + 1]
+    local = LocalTrace(s, rule.gamma * rule.lam)
+    local_carry = local.init(1)
+    pop = next(p for p in circuit.populations if p.state_slice.start <= a < p.state_slice.stop)
+    unit, k = divmod(a - pop.state_slice.start, pop.S)
+    index = circuit.populations.index(pop)
+    rows: list[list[Any]] = []
+    steps: list[Step] = []
+    e_prev = np.zeros(s.n)
+
+    def watch(step: Step) -> None:
+        nonlocal local_carry, e_prev
+        z = s.z(step.transition)
+        slope = s(z, theta)[1]
+        local_carry = local.restart(local.step(local_carry, step.transition, z, slope), step.end)
+        delta = circuit.backend.to_host(step.signals["delta"])[0]
+        e = circuit.backend.to_host(step.carry["trace"]["e"])[0].reshape(s.n, s.n, s.m)[:, a, j]
+        own = local_carry["e"][index][0, unit, k, k, j]
+        rows.append([z[0, j], e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
+        e_prev = e.copy()
+        steps.append(step)
+
+    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
+    run_batch(circuit, readout, rule, one, theta, lambda name, gradient: current[name], watch=watch)
+    columns = np.array(rows).T
+    columns[4, 0] = np.nan
+    names = ("presynaptic", "own", "norm", "local", "delta", "product")
+    data = {name: ("step", column) for name, column in zip(names, columns, strict=True)}
+    data["cumulative"] = ("step", np.cumsum(columns[5]))
+    forward = _forward_view(steps, rule, theta)[a, j]
+    return xr.Dataset(
+        data,
+        {"step": np.arange(1, len(rows) + 1)},
+        {"synapse": list(synapse), "forward_view": float(forward), "gamma": rule.gamma, "lam": rule.lam},
+    )
+
+
+def _forward_view(steps: Sequence[Step], rule: BPLambda, theta: Any) -> Any:
+    """Σ_t (G_t^λ − g_t) ∂g_t/∂θ from the recursion for the targets, (n, m)."""
+    s = rule.synthesiser
+    z = [s.z(step.transition) for step in steps]
+    g = [~step.end[:, None] * s(z_t, theta)[0] for step, z_t in zip(steps, z, strict=True)]
+    target, total = 0 * g[-1], s.initial_theta()
+    for t in reversed(range(len(steps) - 1)):
+        ahead = (1 - rule.lam) * g[t + 1] + rule.lam * target
+        target = ~steps[t].end[:, None] * steps[t + 1].transition.vjp(steps[t + 1].c + rule.gamma * ahead)
+        total += s.gradient(target - g[t], s(z[t], theta)[1], z[t])
+    return total

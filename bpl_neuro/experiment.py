@@ -1,0 +1,200 @@
+"""What every simulation shares: a validated configuration with sizes, and a run directory.
+
+A simulation is a file in ``simulations/`` with a docstring (its first line is the title), a `Config` (subclass of
+`SimulationConfig`) and a function ``run(config, folder)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+import tomli_w
+import xarray as xr
+from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError as PydanticError
+
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.plotting import save_figure
+from bpl_neuro.recording import write_recording
+from bpl_neuro.storage import atomic_write
+
+__all__ = [
+    "RunFolder",
+    "SimulationConfig",
+    "available_simulations",
+    "load_simulation",
+    "resolve_config",
+    "run_simulation",
+]
+
+FOLDER = Path(__file__).parent / "simulations"
+
+
+class SimulationConfig(BaseModel):
+    """Base of a simulation's settings; unknown keys are errors.
+
+    Attributes
+    ----------
+    SIZES : dict
+        Size name → settings that differ from the full size. Each simulation has at least "quick".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {"quick": {}}
+
+    size: str = "full"
+    seed: int = 0
+
+
+class RunFolder:
+    """The directory a run leaves behind: config.toml, summary.json, recording.zarr, figures/.
+
+    Raises
+    ------
+    ValidationError
+        If the folder exists and is not empty: nothing is overwritten.
+    """
+
+    def __init__(self, path: str | Path, name: str, config: SimulationConfig) -> None:
+        self.path = Path(path)
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ValidationError(f"{self.path}: the folder is not empty; choose another with --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.summary: dict[str, Any] = {}
+        self.figures: list[Path] = []
+        content = {"simulation": name, "config": config.model_dump(exclude_none=True), "environment": environment()}
+        atomic_write(self.path / "config.toml", tomli_w.dumps(content))
+
+    def add_summary(self, figures: Mapping[str, float | int | str | bool]) -> None:
+        """Add flat figures by name."""
+        self.summary |= figures
+
+    def save_figure(self, fig: Any, name: str) -> None:
+        """Write ``figures/NAME.png``."""
+        path = self.path / "figures" / f"{name}.png"
+        save_figure(fig, path)
+        self.figures.append(path)
+
+    def save_recording(self, dataset: xr.Dataset) -> None:
+        """Write ``recording.zarr``."""
+        write_recording(dataset, self.path / "recording.zarr")
+
+    def finish(self) -> None:
+        """Write ``summary.json``: its presence says that the run is complete."""
+        plain = {key: _plain(value) for key, value in sorted(self.summary.items())}
+        atomic_write(self.path / "summary.json", json.dumps(plain, indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: null says that there was nothing to average."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def environment() -> dict[str, Any]:
+    """Versions and threads: what else a run depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count() or 0}
+    for package in ("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    threads = {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
+    return found | {"threads": threads}
+
+
+def available_simulations() -> dict[str, str]:
+    """Name → one-line title of each simulation, read without running it."""
+    found = {}
+    for path in sorted(FOLDER.glob("[!_]*.py")):
+        first = path.read_text(encoding="utf-8").lstrip().lstrip("\"'").splitlines()[0]
+        found[path.stem.replace("_", "-")] = first.strip().rstrip("\"'")
+    return found
+
+
+def load_simulation(name: str) -> ModuleType:
+    """The module of a simulation, by its name with - or _."""
+    stem = name.replace("-", "_")
+    path = FOLDER / f"{stem}.py"
+    if not stem.isidentifier() or not path.is_file():
+        raise ValidationError(f"there is no simulation {name!r}; there are: {', '.join(available_simulations())}")
+    full = f"bpl_neuro.simulations.{stem}"
+    if full in sys.modules:
+        return sys.modules[full]
+    spec = importlib.util.spec_from_file_location(full, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def resolve_config(kind: type[SimulationConfig], size: str, settings: Mapping[str, Any]) -> SimulationConfig:
+    """A configuration from a size and settings (texts from a command line are read as JSON where they can be).
+
+    Raises
+    ------
+    ValidationError
+        For an unknown size or key, or a value of the wrong type; says which are known.
+    """
+    sizes = {"full": {}, **kind.SIZES}
+    if size not in sizes:
+        raise ValidationError(f"`size` must be one of {', '.join(sizes)}, got {size!r}")
+    try:
+        return kind(**{**sizes[size], "size": size, **settings})
+    except PydanticError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ValidationError(f"there is no setting {key!r}; known: {', '.join(kind.model_fields)}") from None
+        raise ValidationError(f"`{key}`: {first['msg']}, got {first['input']!r}") from None
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["lams=[0, 1]", "epochs=3"]`` → a dict; values are read as JSON, else kept as text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValidationError(f"--set takes key=value, got {pair!r}")
+        try:
+            settings[key.strip()] = json.loads(text)
+        except ValueError:
+            settings[key.strip()] = text
+    return settings
+
+
+def run_simulation(
+    name: str, *, size: str = "full", settings: Mapping[str, Any] | None = None, out: str | Path | None = None
+) -> RunFolder:
+    """Run a simulation and leave its directory behind.
+
+    Parameters
+    ----------
+    name : str
+    size : str
+        "full", "quick", or another of the simulation's sizes.
+    settings : mapping, optional
+        Settings that differ from the size's.
+    out : path, optional
+        The run directory; ``runs/NAME-DATE`` by default.
+    """
+    module = load_simulation(name)
+    config = resolve_config(module.Config, size, settings or {})
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(out or Path("runs") / f"{name.replace('_', '-')}-{stamp}", name, config)
+    module.run(config, folder)
+    folder.finish()
+    return folder

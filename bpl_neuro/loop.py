@@ -1,0 +1,200 @@
+"""The time loop: a circuit, a readout and a rule go through a batch step by step.
+
+`run_batch` is the loop; what happens with the gradients is its caller's business. `batch_updates` is the pure function:
+what a rule would do with one batch, nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.data import Batch
+from bpl_neuro.errors import DivergenceError, ValidationError
+from bpl_neuro.losses import check_targets
+from bpl_neuro.readout import Readout
+from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.transition import Transition
+
+__all__ = ["Outcome", "Step", "batch_updates", "check_finite", "run_batch"]
+
+#: (name, gradient) → the parameter as it is afterwards
+Receive = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a watcher sees after each step; nothing in it may be changed.
+
+    Attributes
+    ----------
+    t : int
+        Step within the batch, from 1.
+    transition : Transition
+    c : (B, n) array
+        Immediate loss gradient.
+    end : (B,) array of bool
+    signals : dict of str to array
+        What the rule reports.
+    carry : dict
+        What the rule remembers after the step.
+    """
+
+    t: int
+    transition: Transition
+    c: Any
+    end: Any
+    signals: Mapping[str, Any]
+    carry: Carry
+
+
+@dataclass
+class Outcome:
+    """What one batch gave.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over trials of the summed loss.
+    correct, scored : float
+        Weight of the steps classified rightly, and of all steps with a class label.
+    gradients : dict of str to array
+        "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
+    signals : dict of str to (T, B, n) array
+        Per-step signals, on request.
+    """
+
+    loss: float = 0.0
+    correct: float = 0.0
+    scored: float = 0.0
+    gradients: Gradients = field(default_factory=dict)
+    signals: dict[str, Any] = field(default_factory=dict)
+
+
+def run_batch(
+    circuit: Circuit,
+    readout: Readout,
+    rule: Rule | None,
+    batch: Batch,
+    theta: Any,
+    receive: Receive,
+    *,
+    watch: Callable[[Step], None] | None = None,
+    index: int = 0,
+) -> Outcome:
+    """Go through a batch once.
+
+    Parameters
+    ----------
+    circuit, readout : Circuit, Readout
+    rule : Rule or None
+        None only runs and scores.
+    batch : Batch
+    theta : array or None
+        The rule's own parameters.
+    receive : callable
+        Gets each gradient as it becomes known, ``("theta" | "psi" | "phi", gradient)``, and returns the parameter.
+    watch : callable, optional
+        Sees every step.
+    index : int
+        Batches done before; named in errors.
+
+    Raises
+    ------
+    ValidationError
+        If the batch does not fit the circuit or the readout.
+    DivergenceError
+        When the state stops being finite.
+    """
+    if batch.x.shape[2] != circuit.inputs:
+        raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.inputs}")
+    check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
+    xp, dtype, B = circuit.xp, circuit.dtype, batch.size
+    x = xp.asarray(batch.x, dtype)
+    y = xp.asarray(batch.y, dtype if batch.y.ndim == 3 else None)
+    weight = xp.asarray(batch.mask, dtype)
+    end = xp.asarray(batch.end)
+    due: Any = batch.mask.any(axis=0)
+    silent = xp.zeros((B, circuit.n), dtype)
+    state = circuit.initial_state(B)
+    carry = rule.init(B) if rule else {}
+    outcome = Outcome()
+
+    def learn(gradient: Any) -> Any:
+        nonlocal theta
+        theta = receive("theta", gradient)
+        return theta
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for t in range(batch.steps):
+            transition = circuit.step(state, x[:, t], linearise=rule is not None)
+            check_finite(xp, "state", transition.new.s, state.s, t, index)
+            c, readout_gradient = silent, None
+            if due[t]:
+                loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] / B)
+                outcome.loss += float(loss.sum())
+                if y.ndim == 2:
+                    right = output.argmax(axis=1) == y[:, t]
+                    outcome.correct += float((right * weight[:, t]).sum())
+                    outcome.scored += float(weight[:, t].sum())
+            if rule is not None:
+                carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
+                if gradient is not None:
+                    receive("psi", gradient)
+                if readout_gradient is not None:
+                    receive("phi", readout_gradient)
+                if watch:
+                    watch(Step(t + 1, transition, c, end[:, t], signals, carry))
+            state = circuit.reset(transition.new, end[:, t])
+        if rule is not None:
+            for name, gradient in rule.finish(carry, theta).items():
+                receive(name, gradient)
+    return outcome
+
+
+def check_finite(xp: Any, quantity: str, array: Any, before: Any, t: int, index: int) -> None:
+    """DivergenceError unless `array` is finite; `before` is the same quantity one step earlier."""
+    if not xp.isfinite(array).all():
+        raise DivergenceError(t + 1, index, quantity, float(xp.abs(before).max()))
+
+
+def batch_updates(
+    circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any = None, *, signals: bool = False
+) -> Outcome:
+    """The gradients a rule would give for one batch with all parameters frozen; nothing is changed.
+
+    Parameters
+    ----------
+    circuit, readout, rule : Circuit, Readout, Rule
+    batch : Batch
+    theta : array, optional
+        The rule's own parameters; its initial ones by default.
+    signals : bool
+        Also return the per-step signals, (T, B, n), ``c`` and ``state`` among them.
+
+    Returns
+    -------
+    Outcome
+    """
+    theta = rule.initial_theta() if theta is None else theta
+    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
+    sums: Gradients = {}
+
+    def receive(name: str, gradient: Any) -> Any:
+        sums[name] = gradient if name not in sums else sums[name] + gradient
+        return current[name]
+
+    steps: list[dict[str, Any]] = []
+
+    def watch(step: Step) -> None:
+        steps.append({**step.signals, "c": step.c, "state": step.transition.new.s})
+
+    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None)
+    outcome.gradients = sums
+    if signals:
+        outcome.signals = {name: circuit.xp.stack([s[name] for s in steps]) for name in steps[0]}
+    return outcome

@@ -1,0 +1,135 @@
+"""Plain plotting functions: data and Axes in, Axes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+
+from bpl_neuro.analysis import synapse_trace
+
+__all__ = ["figure", "plot_alignment", "plot_learning", "plot_synapse", "plot_trace", "save_figure"]
+
+#: Okabe–Ito: told apart by everyone
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+STYLE: dict[Any, Any] = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 150,
+}  # fmt: skip
+
+
+def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
+    """A figure in the house style and its axes (always a 2-D array), without a window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(layout="constrained", **keywords)
+        FigureCanvasAgg(fig)
+        return fig, fig.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(fig: Any, path: Any) -> None:
+    """Write a figure to a file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        fig.savefig(path)
+
+
+def plot_alignment(
+    ax: Any, step: Sequence[float], curves: Mapping[str, np.ndarray], optimum: np.ndarray | None = None
+) -> Any:
+    """Cosine with the true gradient against step.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    step : (T,) sequence
+    curves : mapping of label to (seeds, T) array
+        Drawn as median with the range from the 25th to the 75th percentile.
+    optimum : (seeds, T) array, optional
+        The least-squares optimum, dashed.
+    """
+    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
+        values = np.atleast_2d(values)
+        ax.plot(step, np.nanmedian(values, axis=0), "o-", ms=4, color=colour, label=label)
+        if len(values) > 1:
+            low, high = np.nanpercentile(values, [25, 75], axis=0)
+            ax.fill_between(step, low, high, color=colour, alpha=0.15, lw=0)
+    if optimum is not None:
+        ax.plot(step, np.nanmedian(np.atleast_2d(optimum), axis=0), "k--", lw=1.2, label="least-squares optimum")
+    ax.axhline(0, color="grey", lw=0.8)
+    ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
+    ax.legend()
+    return ax
+
+
+def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
+    """Learning curves: label → (seeds, points), drawn as median and quartiles."""
+    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
+        values = np.atleast_2d(values)
+        ax.plot(x, np.nanmedian(values, axis=0), "o-", ms=3, color=colour, label=label)
+        if len(values) > 1:
+            low, high = np.nanpercentile(values, [25, 75], axis=0)
+            ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if len(curves) > 1:
+        ax.legend()
+    return ax
+
+
+def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | None = None) -> Sequence[Any]:
+    """Five panels over one time axis for the Dataset of `analysis.synapse_trace`.
+
+    Parameters
+    ----------
+    axes : five matplotlib Axes
+    trace : Dataset
+    step_ms : float, optional
+        Milliseconds per step; without it the axis counts steps.
+    """
+    t = trace.step.values * (step_ms or 1)
+    a, j = trace.attrs["synapse"]
+    blue, orange, green, pink, red = COLOURS[:5]
+    axes[0].plot(t, trace.presynaptic, color=blue)
+    axes[0].set_ylabel(f"$z_{{{j}}}$")
+    axes[0].set_title(
+        f"synapse {j} → output {a}   (γ = {trace.attrs['gamma']:g}, λ = {trace.attrs['lam']:g})", loc="left"
+    )
+    axes[1].plot(t, trace.own, color=orange, label=f"own unit, $e[{a},{a},{j}]$")
+    axes[1].plot(t, trace.norm, color=green, label=r"norm over units, $\|e\|$")
+    axes[1].plot(t, trace.local, "--", color=pink, label="local trace")
+    axes[1].set_ylabel("trace")
+    axes[1].legend(fontsize=8)
+    axes[2].plot(t, trace.delta, color=red)
+    axes[2].set_ylabel(rf"$\delta_{{{a}}}$")
+    axes[3].plot(t, trace["product"], color=blue)
+    axes[3].set_ylabel(r"$\sum_i \delta_i e_i$")
+    axes[4].plot(t, trace["cumulative"], color="black", label=r"$\Delta\theta/\alpha$ so far")
+    axes[4].plot(t[-1], trace.attrs["forward_view"], "*", ms=13, color=red, label="forward view", clip_on=False)
+    axes[4].set_ylabel(r"$\Delta\theta/\alpha$")
+    axes[4].legend(fontsize=8)
+    axes[4].set_xlabel("time (ms)" if step_ms else "step")
+    margin = 0.03 * (t[-1] - t[0])
+    for ax in axes:
+        ax.axhline(0, color="grey", lw=0.6)
+        ax.set_xlim(t[0] - margin, t[-1] + margin)
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    return axes
+
+
+def plot_trace(*arguments: Any, **keywords: Any) -> Any:
+    """A whole figure of one synapse's trace: `analysis.synapse_trace` of the same arguments, drawn by `plot_synapse`.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    trace = synapse_trace(*arguments, **keywords)
+    fig, axes = figure(5, 1, figsize=(7, 8))
+    plot_synapse(axes[:, 0], trace)
+    return fig

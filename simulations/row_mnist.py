@@ -1,0 +1,97 @@
+"""Row-by-row MNIST: an LSTM reads a digit one row a step and learns without backpropagation through time.
+
+summary.json
+    test_loss, test_accuracy          of the parameters with the lowest validation loss
+    final.test_loss, .test_accuracy   of the parameters at the end
+    epoch=E.validation_accuracy, …    per epoch
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+import bpl_neuro as bpl
+from bpl_neuro import plotting
+from bpl_neuro.experiment import RunFolder, SimulationConfig
+
+
+class Config(SimulationConfig):
+    """Settings."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"epochs": 1, "train_size": 5000}}
+
+    model: str = "lstm"
+    units: int = 30
+    lam: float = 1.0
+    gamma: float = 1.0
+    sg_weight: float = 1.0
+    eta: float = 1e-3
+    eta_synthesiser: float = 1e-3
+    epochs: int = 5
+    batch_size: int = 50
+    schedule: str = "trial"
+    trace: str = "sweep"
+    dtype: str = "float32"
+    train_size: int | None = None
+    data: str | None = None
+
+
+def run(config: Config, folder: RunFolder) -> None:
+    """Train, test, and write everything."""
+    weights, data = np.random.SeedSequence(config.seed).spawn(2)
+    task = bpl.RowMNIST(config.data, train_size=config.train_size)
+    rng = np.random.default_rng(weights)
+    circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
+    readout = bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
+    rule = bpl.BPLambda(
+        bpl.Synthesiser(circuit), gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace=config.trace
+    )
+    optimiser = {"psi": bpl.Adam(config.eta), "phi": bpl.Adam(config.eta), "theta": bpl.Adam(config.eta_synthesiser)}
+    trainer = bpl.Trainer(
+        circuit, readout, rule, optimiser=optimiser, schedule=config.schedule, seed=int(data.generate_state(1)[0])
+    )
+    batch_losses: list[float] = []
+    trainer.fit(
+        task, epochs=config.epochs, batch_size=config.batch_size, checkpoint=folder.path / "checkpoint" / "last.npz",
+        callbacks=[lambda trainer, outcome: batch_losses.append(outcome.loss)],
+    )  # fmt: skip
+    final = trainer.evaluate(task, "test")
+    trainer.restore_best()
+    best = trainer.evaluate(task, "test")
+    folder.add_summary({"test_loss": best["loss"], "test_accuracy": best["accuracy"]})
+    folder.add_summary({f"final.test_{key}": value for key, value in final.items()})
+    epoch = np.array([entry["epoch"] for entry in trainer.history])
+    measured = [key for key in trainer.history[0] if key.endswith(("loss", "accuracy"))]
+    for entry in trainer.history:
+        folder.add_summary({f"epoch={entry['epoch']}.{key}": entry[key] for key in measured})
+    folder.save_recording(
+        xr.Dataset(
+            {
+                "batch_loss": ("batch", np.array(batch_losses), {"units": "nat"}),
+                **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
+            },
+            {"batch": np.arange(len(batch_losses)) + 1, "epoch": epoch},
+        )
+    )
+    fig, axes = plotting.figure(1, 2, figsize=(9, 3.8))
+    axes[0, 0].plot(np.arange(len(batch_losses)) + 1, batch_losses, lw=0.5, color=plotting.COLOURS[0])
+    axes[0, 0].set(xlabel="batch", ylabel="cross-entropy (nat)", yscale="log")
+    plotting.plot_learning(
+        axes[0, 1], epoch,
+        {name: np.array([entry[f"{name}_accuracy"] for entry in trainer.history]) for name in ("train", "validation")},
+        xlabel="epoch", ylabel="accuracy",
+    )  # fmt: skip
+    axes[0, 1].axhline(best["accuracy"], color="black", ls="--", lw=1)
+    axes[0, 1].set_title(f"test accuracy {best['accuracy']:.3f} (dashed)", loc="left")
+    folder.save_figure(fig, "learning")
+    table = Table("λ", "γ", "κ", "epochs", "test accuracy", "test loss (nat)")
+    table.add_row(
+        f"{config.lam:g}", f"{config.gamma:g}", f"{config.sg_weight:g}", str(config.epochs),
+        f"{best['accuracy']:.4f}", f"{best['loss']:.4f}",
+    )  # fmt: skip
+    Console().print(table)

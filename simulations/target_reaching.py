@@ -1,0 +1,208 @@
+"""Target reaching: does the synthetic gradient point along the true one, and how much does λ help? (paper, Figs. 2–3)
+
+A linear rate circuit sees a pattern at step 1 and must be at a target point at the last step. First the circuit is
+frozen and only the synthesiser learns; then, from the same start, circuit, readout and synthesiser learn together.
+
+summary.json
+    alignment.lam=L.step=t.mean      cosine of g + c with the true gradient, mean over seeds (circuit frozen)
+    alignment.lam=L.median           over seeds of the mean over steps
+    alignment.lam=L.low, .high       95 % bootstrap interval of that median
+    optimum.step=t.mean              the same cosine for the least-squares fit of the true gradient
+    optimum.mean                     mean over steps and seeds
+    fraction_of_optimum.lam=L        mean alignment over mean optimum
+    zero_vectors.lam=L               trials and steps left out because a vector was zero
+    learning.lam=L.loss.first, .last loss of the learning circuit in its first and last epoch, median over seeds
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import bpl_neuro as bpl
+from bpl_neuro import analysis, plotting
+from bpl_neuro.experiment import RunFolder, SimulationConfig
+
+
+class Config(SimulationConfig):
+    """Settings; the defaults are the paper's protocol."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"lams": [1.0], "seeds": 1, "batches": 3000, "radius": 0.95, "eta_synthesiser": 1e-3,
+                  "learning_epochs": 3},
+        "demo": {"seeds": 3},
+        "eight": {"patterns": 8, "seeds": 3, "lams": [0.0, 1.0], "batches": 20000, "batch_size": 16, "radius": 0.95,
+                  "eta_synthesiser": 1e-3, "learning_epochs": 1},
+    }  # fmt: skip
+
+    lams: list[float] = [0.0, 0.5, 0.9, 1.0]
+    seeds: int = 20
+    batches: int = 1000
+    batch_size: int = 10
+    learning_epochs: int = 10
+    batches_per_epoch: int = 100
+    patterns: int = 1
+    steps: int = 10
+    line: bool = False
+    units: int = 30
+    radius: float | None = None
+    gamma: float = 1.0
+    sg_weight: float = 1.0
+    eta_synthesiser: float = 1e-4
+    eta_circuit: float = 1e-4
+    model: str = "linear"
+
+
+def build(config: Config, seed: int, lam: float, trace: str = "sweep") -> tuple[bpl.TargetReaching, Any, Any, Any]:
+    """Task, circuit, readout and rule of one seed; weights, data and task have streams of their own."""
+    weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
+    task = bpl.TargetReaching(
+        patterns=config.patterns, steps=config.steps, line=config.line, seed=np.random.default_rng(task_seed),
+        batches_per_epoch=config.batches_per_epoch,
+    )  # fmt: skip
+    rng = np.random.default_rng(weights)
+    circuit = bpl.Circuit(config.model, config.units, task.input_size, radius=config.radius, seed=rng)
+    readout = bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
+    rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=config.gamma, lam=lam, sg_weight=config.sg_weight, trace=trace)
+    return task, circuit, readout, rule
+
+
+def frozen(config: Config, seed: int, lam: float) -> tuple[xr.Dataset, Any]:
+    """Alignment after the synthesiser alone has learned, and θ as it was after the first tenth of the batches."""
+    task, circuit, readout, rule = build(config, seed, lam)
+    trainer = bpl.Trainer(circuit, readout, rule, optimiser={"theta": bpl.Adam(config.eta_synthesiser)}, seed=seed)
+    done, early = 0, trainer.theta
+    while done < config.batches:
+        for batch in task.batches(trainer.rng, config.batch_size):
+            trainer.train_batch(batch)
+            done += 1
+            if done <= config.batches / 10:
+                early = trainer.theta
+            if done == config.batches:
+                break
+    test = next(iter(task.batches(np.random.default_rng(0), max(config.patterns, 1), "test")))
+    return analysis.alignment(circuit, readout, rule, test, trainer.theta), early
+
+
+def learning(config: Config, seed: int, lam: float) -> list[float]:
+    """Loss per epoch when everything learns."""
+    task, circuit, readout, rule = build(config, seed, lam)
+    optimiser = {
+        "psi": bpl.Adam(config.eta_circuit), "phi": bpl.Adam(config.eta_circuit),
+        "theta": bpl.Adam(config.eta_synthesiser),
+    }  # fmt: skip
+    trainer = bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=seed)
+    trainer.fit(task, epochs=config.learning_epochs, batch_size=config.batch_size, validate=False, progress=False)
+    return [entry["train_loss"] for entry in trainer.history]
+
+
+def run(config: Config, folder: RunFolder) -> None:
+    """Run it and write everything."""
+    jobs = [(lam, seed) for lam in config.lams for seed in range(config.seeds)]
+    found, losses = {}, {}
+    for lam, seed in track(jobs, "target reaching"):
+        found[lam, seed], early = frozen(config, seed, lam)
+        losses[lam, seed] = learning(config, seed, lam)
+        if seed == 0 and lam == config.lams[-1]:
+            synapse = trace_of_one_synapse(config, early, lam)
+    step = found[jobs[0]].step.values
+    shape = (len(config.lams), config.seeds, -1)
+    cosine, optimum, zeros = (
+        np.stack([found[job][name].values for job in jobs]).reshape(shape)
+        for name in ("cosine", "optimum", "zero_vectors")
+    )
+    loss = np.array([losses[job] for job in jobs]).reshape(shape)
+    record = xr.Dataset(
+        {
+            "alignment": (("lam", "seed", "step"), cosine),
+            "optimum": (("seed", "step"), optimum[0]),
+            "zero_vectors": (("lam", "seed", "step"), zeros),
+            "loss": (("lam", "seed", "epoch"), loss),
+            **{f"synapse_{name}": ("trial_step", v.values) for name, v in synapse.data_vars.items()},
+        },
+        {"lam": config.lams, "seed": np.arange(config.seeds), "step": step, "epoch": np.arange(loss.shape[2]) + 1,
+         "trial_step": synapse.step.values},
+        {"description": "cosine of g + c with the true gradient; loss is per trial"},
+    )  # fmt: skip
+    folder.save_recording(record)
+    folder.add_summary(summarise(config, record))
+    draw(config, folder, record, synapse)
+    show(config, folder)
+
+
+def trace_of_one_synapse(config: Config, theta: Any, lam: float) -> xr.Dataset:
+    """The trace of the synapse that would change most, at a θ early in learning, when δ is not yet 0."""
+    task, circuit, readout, rule = build(config, 0, lam, trace="full")
+    batch = next(iter(task.batches(np.random.default_rng(0), 1, "test")))
+    updates = bpl.batch_updates(circuit, readout, rule, batch, theta).gradients["theta"]
+    a, j = np.unravel_index(np.abs(updates[:, : circuit.n]).argmax(), (circuit.n, circuit.n))
+    return analysis.synapse_trace(circuit, readout, rule, batch, theta, (int(a), int(j)))
+
+
+def summarise(config: Config, record: xr.Dataset) -> dict[str, float]:
+    """The flat figures; the bootstrap has its own seed."""
+    summary: dict[str, float] = {}
+    rng = np.random.default_rng(config.seed)
+    best = record.optimum.mean("seed")
+    for t in record.step.values:
+        summary[f"optimum.step={t}.mean"] = float(best.sel(step=t))
+    summary["optimum.mean"] = float(record.optimum.mean())
+    for lam in config.lams:
+        values = record.alignment.sel(lam=lam)
+        for t in record.step.values:
+            summary[f"alignment.lam={lam:g}.step={t}.mean"] = float(values.sel(step=t).mean())
+        per_seed = values.mean("step").values
+        medians = np.median(rng.choice(per_seed, (2000, len(per_seed))), axis=1)
+        low, high = np.percentile(medians, [2.5, 97.5])
+        summary |= {
+            f"alignment.lam={lam:g}.median": float(np.median(per_seed)),
+            f"alignment.lam={lam:g}.min": float(values.min()),
+            f"alignment.lam={lam:g}.low": float(low),
+            f"alignment.lam={lam:g}.high": float(high),
+            f"fraction_of_optimum.lam={lam:g}": float(per_seed.mean() / record.optimum.mean()),
+            f"zero_vectors.lam={lam:g}": int(record.zero_vectors.sel(lam=lam).sum()),
+            f"learning.lam={lam:g}.loss.first": float(record.loss.sel(lam=lam)[:, 0].median()),
+            f"learning.lam={lam:g}.loss.last": float(record.loss.sel(lam=lam)[:, -1].median()),
+        }
+    return summary
+
+
+def draw(config: Config, folder: RunFolder, record: xr.Dataset, synapse: xr.Dataset) -> None:
+    """Three figures."""
+    label = {lam: f"λ = {lam:g}" for lam in config.lams}
+    fig, axes = plotting.figure(figsize=(6.4, 4.2))
+    plotting.plot_alignment(
+        axes[0, 0], record.step.values, {label[lam]: record.alignment.sel(lam=lam).values for lam in config.lams},
+        record.optimum.values,
+    )  # fmt: skip
+    axes[0, 0].set_title(f"Circuit frozen, {config.batches} batches, {config.seeds} seed(s)", loc="left")
+    folder.save_figure(fig, "alignment")
+    fig, axes = plotting.figure(figsize=(6.4, 4.2))
+    plotting.plot_learning(
+        axes[0, 0], record.epoch.values, {label[lam]: record.loss.sel(lam=lam).values for lam in config.lams},
+        xlabel="epoch", ylabel="loss per trial",
+    )  # fmt: skip
+    axes[0, 0].set_title("Circuit, readout and synthesiser learning", loc="left")
+    folder.save_figure(fig, "learning")
+    fig, axes = plotting.figure(5, 1, figsize=(7, 8))
+    plotting.plot_synapse(axes[:, 0], synapse)
+    folder.save_figure(fig, "trace")
+
+
+def show(config: Config, folder: RunFolder) -> None:
+    """The small table at the end."""
+    table = Table("λ", "cosine, median of seeds", "95 % interval", "share of optimum", "loss: first → last epoch")
+    s = folder.summary
+    for lam in config.lams:
+        key = f"alignment.lam={lam:g}"
+        table.add_row(
+            f"{lam:g}", f"{s[f'{key}.median']:.3f}", f"{s[f'{key}.low']:.3f} – {s[f'{key}.high']:.3f}",
+            f"{s[f'fraction_of_optimum.lam={lam:g}']:.1%}",
+            f"{s[f'learning.lam={lam:g}.loss.first']:.4f} → {s[f'learning.lam={lam:g}.loss.last']:.4f}",
+        )  # fmt: skip
+    Console().print(table)
