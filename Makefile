@@ -1,4 +1,4 @@
-# make demo        one small run, in runs/demo
+# make demo        one small run, in runs/demo (the one before it is removed)
 # make test        the quick tests
 # make test-slow   the learning tests, which take minutes
 # make lint        ruff and mypy
@@ -7,7 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO = $(BIN)/bpl-neuro run target-reaching --size demo --out runs/demo
+DEMO_OUT := runs/demo
+DEMO = $(BIN)/bpl-neuro run target-reaching --size demo --out $(DEMO_OUT)
 
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find bpl_neuro models simulations -type f -not -name '*.pyc')
@@ -18,7 +19,9 @@ TEST_STAMP := $(VENV)/.test
 
 .PHONY: demo test test-slow lint clean
 
+# A run refuses to write over an earlier one.
 demo: $(RUN_STAMP)
+	rm -rf $(DEMO_OUT)
 	$(DEMO)
 
 test: $(TEST_STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import INPUT, Model, Population, checked_quantity
+from bpl_neuro.storage import read_arrays, write_arrays
 from bpl_neuro.transition import Local, State, Synapses, Transition, Wiring
 
 __all__ = ["Circuit"]
@@ -179,6 +181,42 @@ class Circuit:
             state = self.step(state, x[:, t], linearise=False).new
             states[:, t], rates[:, t] = state.s, state.rate
         return states, rates
+
+    def save(self, path: str | Path) -> None:
+        """Model, sizes, parameters and weights in one ``.npz`` file, atomically and without pickle."""
+        meta = {
+            "kind": "circuit",
+            "model": self.model.to_toml(),
+            "sizes": self.sizes,
+            "inputs": self.inputs,
+            "dtype": self.dtype.name,
+            "parameters": {key: np.asarray(v).tolist() for key, v in self._overrides.items()},
+        }
+        write_arrays(path, {"psi": self.backend.to_host(self.psi)}, meta)
+
+    @classmethod
+    def load(cls, path: str | Path, *, backend: str = "numpy") -> Circuit:
+        """A circuit that `save` wrote.
+
+        Raises
+        ------
+        ValidationError, ModelError
+            If the file is damaged.
+        """
+        arrays, meta = read_arrays(path, "circuit")
+        try:
+            circuit = cls(
+                Model.from_toml(meta["model"], f"{path}: model"),
+                meta["sizes"],
+                meta["inputs"],
+                parameters=meta["parameters"],
+                dtype=meta["dtype"],
+                backend=backend,
+            )
+            circuit.psi = arrays["psi"]
+        except KeyError as error:
+            raise ValidationError(f"{path}: {error} is missing from the file") from None
+        return circuit
 
     def population_states(self, s: Any) -> dict[str, Any]:
         """A flat (…, n) array as population name → (…, N, S)."""

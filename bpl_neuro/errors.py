@@ -33,7 +33,8 @@ class DivergenceError(BplError, ArithmeticError):
     Attributes
     ----------
     step : int
-        Time step (from 1) within the batch at which the quantity was first not finite.
+        Time step (from 1) within the batch at which the quantity was first not finite; 0 for an update that was due
+        when the batch had ended.
     batch : int
         Batches trained before the one that diverged.
     quantity : str
@@ -44,8 +45,9 @@ class DivergenceError(BplError, ArithmeticError):
 
     def __init__(self, step: int, batch: int, quantity: str, last_finite: float) -> None:
         self.step, self.batch, self.quantity, self.last_finite = step, batch, quantity, last_finite
+        moment = f"at step {step}" if step else "in the update at the end"
         super().__init__(
-            f"`{quantity}` stopped being finite at step {step} of batch {batch + 1}; its largest magnitude when "
+            f"`{quantity}` stopped being finite {moment} of batch {batch + 1}; its largest magnitude when "
             f"last finite was {last_finite:.3g}. Try a smaller learning rate, a smaller `lam` or `gamma`, "
             "a smaller `sg_weight`, a smaller `radius` of the recurrent weights, or a smaller `dt`."
         )

@@ -124,15 +124,21 @@ def run_batch(
     carry = rule.init(B) if rule else {}
     outcome = Outcome()
 
+    def deliver(name: str, gradient: Any, step: int) -> Any:
+        try:
+            return receive(name, gradient)
+        except DivergenceError as error:
+            raise DivergenceError(step, index, error.quantity, error.last_finite) from None
+
     def learn(gradient: Any) -> Any:
         nonlocal theta
-        theta = receive("theta", gradient)
+        theta = deliver("theta", gradient, t + 1)
         return theta
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for t in range(batch.steps):
             transition = circuit.step(state, x[:, t], linearise=rule is not None)
-            check_finite(xp, "state", transition.new.s, state.s, t, index)
+            check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:
                 loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] / B)
@@ -144,22 +150,22 @@ def run_batch(
             if rule is not None:
                 carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
                 if gradient is not None:
-                    receive("psi", gradient)
+                    deliver("psi", gradient, t + 1)
                 if readout_gradient is not None:
-                    receive("phi", readout_gradient)
+                    deliver("phi", readout_gradient, t + 1)
                 if watch:
                     watch(Step(t + 1, transition, c, end[:, t], signals, carry))
             state = circuit.reset(transition.new, end[:, t])
         if rule is not None:
             for name, gradient in rule.finish(carry, theta).items():
-                receive(name, gradient)
+                deliver(name, gradient, 0)
     return outcome
 
 
-def check_finite(xp: Any, quantity: str, array: Any, before: Any, t: int, index: int) -> None:
+def check_finite(xp: Any, quantity: str, array: Any, before: Any, step: int, index: int) -> None:
     """DivergenceError unless `array` is finite; `before` is the same quantity one step earlier."""
     if not xp.isfinite(array).all():
-        raise DivergenceError(t + 1, index, quantity, float(xp.abs(before).max()))
+        raise DivergenceError(step, index, quantity, float(xp.abs(before).max()))
 
 
 def batch_updates(

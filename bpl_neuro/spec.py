@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bpl_neuro.equations import NeuronEquations, read_equations
+from bpl_neuro.equations import NeuronEquations, read_equations, symbol
 from bpl_neuro.errors import ModelError
-from bpl_neuro.quantities import MAX_TEXT, brian2_parts, quantity
+from bpl_neuro.quantities import MAX_TEXT, brian2_parts, check_text, quantity
 
 __all__ = ["Model", "Population", "available_models"]
 
@@ -55,6 +56,7 @@ class SynapsesSpec(_Strict):
     """``[synthesiser.synapses]``: the equation of a local eligibility trace."""
 
     equations: str
+    method: str = "exponential_euler"
     parameters: dict[str, str | float] = {}
 
 
@@ -115,6 +117,8 @@ class Model:
         inputs, and the external input reaches every input of every population.
     synthesiser : NeuronEquations
         The synthesiser's unit.
+    synapse : (NeuronEquations, parameters) or None
+        The trace equation of a synthesiser synapse, if the model has one.
     dt : float
         Step in seconds; 1 for a discrete-time model without ``[time]``.
     """
@@ -130,6 +134,7 @@ class Model:
             raise ModelError(f'{key}: `sees` must be "state" or "rate", got {s.sees!r}')
         self.synthesiser = read_equations(s.equations, rate=s.rate, inputs=s.inputs, where=key, stateless=True)
         self.synthesiser_parameters = self._values(s.parameters, self.synthesiser, key)
+        self.synapse = self._synapse(s.synapses) if s.synapses else None
 
     @classmethod
     def load(cls, source: str | Path) -> Model:
@@ -244,6 +249,17 @@ class Model:
             raise ModelError(f'{self.where}: differential equations need a step; add [time] with dt = "1*ms"')
         initial = self._values(spec.initial, neuron, f"{key} initial", neuron.states, default=0.0)
         return Population(name, neuron, self._values(spec.parameters, neuron, key), initial)
+
+    def _synapse(self, spec: SynapsesSpec) -> tuple[NeuronEquations, dict[str, float]]:
+        """The trace equation of a synthesiser synapse; as in Brian2, `r_pre` and the weight `theta` are given."""
+        key = f"{self.where}: [synthesiser.synapses]"
+        text = check_text(spec.equations, key)
+        given = [name for name in ("r_pre", "theta") if not re.search(rf"^\s*{name}\s*:", text, re.MULTILINE)]
+        text = "\n".join([*(line.strip() for line in text.splitlines()), *(f"{name} : 1" for name in given)])
+        neuron = read_equations(text, rate="trace", inputs=["r_pre"], method=spec.method, where=key)
+        if any(e.has(symbol("theta")) for e in neuron.update):
+            raise ModelError(f"{key}: a trace may not depend on the weight 'theta'")
+        return neuron, self._values({"theta": 0.0, **spec.parameters}, neuron, key)
 
     def _values(
         self,

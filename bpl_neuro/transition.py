@@ -138,23 +138,27 @@ class Transition:
         Costs O(B·P·N²); J is never built.
         """
         wiring, xp = self.wiring, self.wiring.xp
-        out = xp.zeros_like(v)
+        parts = [_states(v, pop, xp) for pop in wiring.populations]
+        sums: list[list[Any]] = [[None] * pop.S for pop in wiring.populations]
         if part != "between":
-            for pop, A in zip(wiring.populations, self.A, strict=True):
-                v_pop, out_pop = _by_state(v, pop), _by_state(out, pop)
+            for own, A, v_own in zip(sums, self.A, parts, strict=True):
                 for (k, j), a in A.items():
-                    out_pop[..., j] += v_pop[..., k] * a
+                    own[j] = _plus(own[j], v_own[k] * a)
         if part != "within":
-            received = self.input_credit(v)
+            received = self._input_credit(parts)
             for synapses in wiring.synapses:
                 if synapses.pre is None:
                     continue
-                pre = wiring.populations[synapses.pre]
                 W = self.weights[synapses.key]
                 sent = _ports(received[synapses.post], synapses.ports) @ W.reshape(-1, W.shape[-1])
-                out_pre = _by_state(out, pre)
+                own = sums[synapses.pre]
                 for j, d in self.previous.D[synapses.pre].items():
-                    out_pre[..., j] += sent * d
+                    own[j] = _plus(own[j], sent * d)
+        out = xp.empty_like(v)
+        for pop, own in zip(wiring.populations, sums, strict=True):
+            out_pop = _by_state(out, pop)
+            for j, total in enumerate(own):
+                out_pop[..., j] = 0 if total is None else total
         return out
 
     def jvp(self, M: Any) -> Any:
@@ -207,12 +211,18 @@ class Transition:
     def input_credit(self, v: Any) -> list[Any]:
         """v·C per population: the gradient with respect to the summed inputs, (B, P, N)."""
         xp = self.wiring.xp
+        return self._input_credit([_states(v, pop, xp) for pop in self.wiring.populations])
+
+    def _input_credit(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
+        xp = self.wiring.xp
         out = []
-        for pop, C in zip(self.wiring.populations, self.C, strict=True):
-            v_pop = _by_state(v, pop)
-            w = xp.zeros((v.shape[0], pop.P, pop.N), v.dtype)
+        for pop, C, v_own in zip(self.wiring.populations, self.C, parts, strict=True):
+            sums: list[Any] = [None] * pop.P
             for (k, p), c in C.items():
-                w[:, p] += v_pop[..., k] * c
+                sums[p] = _plus(sums[p], v_own[k] * c)
+            w = xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
+            for p, total in enumerate(sums):
+                w[:, p] = 0 if total is None else total
             out.append(w)
         return out
 
@@ -258,6 +268,20 @@ def _ports(w: Any, ports: tuple[int, ...]) -> Any:
     """(B, P, N) → (B, ports·N)."""
     chosen = w if len(ports) == w.shape[1] else w[:, list(ports)]
     return chosen.reshape(w.shape[0], -1)
+
+
+def _plus(total: Any, term: Any) -> Any:
+    """`term` added to a running sum that owns its array; None is the empty sum."""
+    if total is None:
+        return term
+    total += term
+    return total
+
+
+def _states(v: Any, pop: Local, xp: Any) -> list[Any]:
+    """A population's part of a flat (B, n) array, one contiguous (B, N) array per state variable."""
+    own = _by_state(v, pop)
+    return [xp.ascontiguousarray(own[..., k]) for k in range(pop.S)]
 
 
 def _by_state(v: Any, pop: Local) -> Any:

@@ -6,6 +6,8 @@ form    exact  memory                     for
 full    yes    B·n·|θ|                    the algorithm to the letter; any schedule
 sweep   yes    B·T·(n + factors)          parameters frozen during a trial
 local   no     B·|θ|·S                    one number per synapse and state of its unit
+leak    no     B·m, or B·|θ| (nonlinear)  γλ alone in the place of γλ J
+model   no     B·m                        the trace equation of the model file
 ======  =====  =========================  ==========================================
 
 One interface: `collect` gives Σ_B δ e (step 3 of the algorithm), `step` moves the trace on (step 4) and `restart`
@@ -18,11 +20,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from bpl_neuro.codegen import array_function
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.transition import Transition
 
-__all__ = ["TRACES", "FullTrace", "LocalTrace", "SweepTrace", "Trace"]
+__all__ = ["TRACES", "FullTrace", "LeakTrace", "LocalTrace", "ModelTrace", "SweepTrace", "Trace"]
 
 
 class Trace(ABC):
@@ -131,6 +135,70 @@ class LocalTrace(Trace):
         return carry
 
 
+class LeakTrace(Trace):
+    """The leak alone: e[a, j] ← γλ e[a, j] + φ'_a z_j; δ_a meets its own synapses' traces only."""
+
+    exact = False
+    schedules = ("step", "trial")
+
+    def init(self, batch: int) -> Carry:
+        s = self.synthesiser
+        return {"e": s.circuit.xp.zeros((batch, 1 if s.linear else s.n, s.m), s.circuit.dtype)}
+
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        return (delta[:, :, None] * carry["e"]).sum(axis=0) if carry["e"].shape[1] > 1 else delta.T @ carry["e"][:, 0]
+
+    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
+        return {"e": self.decay * carry["e"] + _input_side(self.synthesiser, z, slope)}
+
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        return {"e": self.synthesiser.circuit.xp.where(end[:, None, None], 0, carry["e"])}
+
+
+class ModelTrace(Trace):
+    """The trace equation of ``[synthesiser.synapses]``, driven by the presynaptic z_j; γ and λ do not enter it.
+
+    Σ_B (δ_a φ'_a) trace_j: the trace of the input meets the error at the output.
+    """
+
+    exact = False
+    schedules = ("step", "trial")
+
+    def __init__(self, synthesiser: Synthesiser, decay: float) -> None:
+        super().__init__(synthesiser, decay)
+        model = synthesiser.circuit.model
+        if model.synapse is None:
+            raise ValidationError(
+                '`trace` = "model" needs a trace equation in the model: [synthesiser.synapses] with '
+                'equations = "dtrace/dt = (r_pre - trace)/tau_e : 1 …"'
+            )
+        neuron, values = model.synapse
+        self._unit = array_function("trace", neuron.symbols, [*neuron.update, neuron.rate], synthesiser.circuit.xp)
+        self._constants = [values[p] for p in neuron.parameters] + [model.dt]
+        self._states = len(neuron.states)
+        self._rate = neuron.states.index(str(neuron.rate))
+
+    def init(self, batch: int) -> Carry:
+        s = self.synthesiser
+        return {
+            "e": s.circuit.xp.zeros((self._states, batch, s.m), s.circuit.dtype),
+            "slope": s.circuit.xp.ones((batch, s.n), s.circuit.dtype),
+        }
+
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        return (delta * carry["slope"]).T @ carry["e"][self._rate]
+
+    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
+        new = self._unit(list(carry["e"]), [z], self._constants)[: self._states]
+        return {
+            "e": self.synthesiser.circuit.xp.stack(new),
+            "slope": slope + self.synthesiser.circuit.xp.zeros_like(carry["slope"]),
+        }
+
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        return carry | {"e": self.synthesiser.circuit.xp.where(end[:, None], 0, carry["e"])}
+
+
 class SweepTrace(Trace):
     """Parameters frozen during a trial: Σ_t δ_t e_t = Σ_t u_tᵀ z_t by a backward sweep, u_t = δ_t + γλ u_{t+1} J_{t+1}.
 
@@ -178,4 +246,10 @@ def _input_side(s: Synthesiser, z: Any, slope: Any) -> Any:
     return (slope * z)[:, None, :]
 
 
-TRACES: dict[str, type[Trace]] = {"full": FullTrace, "sweep": SweepTrace, "local": LocalTrace}
+TRACES: dict[str, type[Trace]] = {
+    "full": FullTrace,
+    "sweep": SweepTrace,
+    "local": LocalTrace,
+    "leak": LeakTrace,
+    "model": ModelTrace,
+}
