@@ -63,7 +63,7 @@ def plot_alignment(
         ax.plot(step, np.nanmedian(np.atleast_2d(optimum), axis=0), "k--", lw=1.2, label="least-squares optimum")
     ax.axhline(0, color="grey", lw=0.8)
     ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
-    ax.legend()
+    _legend_beside(ax)
     return ax
 
 
@@ -77,7 +77,7 @@ def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray],
             ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
-        ax.legend()
+        ax.legend(frameon=False)
     return ax
 
 
@@ -103,7 +103,7 @@ def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | Non
     axes[1].plot(t, trace.norm, color=green, label=r"norm over units, $\|e\|$")
     axes[1].plot(t, trace.local, "--", color=pink, label="local trace")
     axes[1].set_ylabel("trace")
-    axes[1].legend(fontsize=8)
+    axes[1].legend(fontsize=8, framealpha=0.8)
     axes[2].plot(t, trace.delta, color=red)
     axes[2].set_ylabel(rf"$\delta_{{{a}}}$")
     axes[3].plot(t, trace["product"], color=blue)
@@ -111,7 +111,7 @@ def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | Non
     axes[4].plot(t, trace["cumulative"], color="black", label=r"$\Delta\theta/\alpha$ so far")
     axes[4].plot(t[-1], trace.attrs["forward_view"], "*", ms=13, color=red, label="forward view", clip_on=False)
     axes[4].set_ylabel(r"$\Delta\theta/\alpha$")
-    axes[4].legend(fontsize=8)
+    axes[4].legend(fontsize=8, framealpha=0.8)
     axes[4].set_xlabel("time (ms)" if step_ms else "step")
     margin = 0.03 * (t[-1] - t[0])
     for ax in axes:
@@ -120,6 +120,11 @@ def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | Non
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     return axes
+
+
+def _legend_beside(ax: Any) -> None:
+    """The curves fill the panel; their names stand to the right of it."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 
 def plot_trace(*arguments: Any, **keywords: Any) -> Any:

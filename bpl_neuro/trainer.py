@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 
 from bpl_neuro.circuit import Circuit, positive_int
 from bpl_neuro.data import Batch, Task
@@ -162,7 +163,8 @@ class Trainer:
                     entry |= {f"validation_{key}": value for key, value in found.items()}
                     self._keep_best(found["loss"])
                 self.history.append(entry)
-                bar.update(job, total=bar.tasks[job].completed, loss=_line(entry))
+                bar.remove_task(job)
+                bar.console.print(f"epoch {epoch + 1}/{epochs}: {_line(entry)}", soft_wrap=True)
                 if checkpoint is not None:
                     self.save(checkpoint)
         return self
@@ -284,7 +286,11 @@ def _line(entry: Mapping[str, float]) -> str:
 
 
 def _progress(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"), disable=not shown,
-    )  # fmt: skip
+    """A bar while an epoch runs, and a line for each epoch done; nothing at all where it is not wanted."""
+    console = Console(quiet=not shown)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} batches, {task.fields[loss]}"),
+    )
+    return Progress(*columns, console=console, disable=not shown)

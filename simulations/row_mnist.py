@@ -1,9 +1,13 @@
 """Row-by-row MNIST: an LSTM reads a digit one row a step and learns without backpropagation through time.
 
+After training, the synthetic gradient is compared with the true one on test trials, and one synapse's trace is drawn.
+
 summary.json
     test_loss, test_accuracy          of the parameters with the lowest validation loss
     final.test_loss, .test_accuracy   of the parameters at the end
     epoch=E.validation_accuracy, …    per epoch
+    alignment.mean                    cosine of g + c with the true gradient, mean over steps and 200 test trials
+    optimum.mean                      the same for the least-squares fit of the true gradient
 """
 
 from __future__ import annotations
@@ -11,12 +15,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
-from bpl_neuro import plotting
+from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
 
 
@@ -69,15 +72,26 @@ def run(config: Config, folder: RunFolder) -> None:
     measured = [key for key in trainer.history[0] if key.endswith(("loss", "accuracy"))]
     for entry in trainer.history:
         folder.add_summary({f"epoch={entry['epoch']}.{key}": entry[key] for key in measured})
-    folder.save_recording(
-        xr.Dataset(
-            {
-                "batch_loss": ("batch", np.array(batch_losses), {"units": "nat"}),
-                **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
-            },
-            {"batch": np.arange(len(batch_losses)) + 1, "epoch": epoch},
-        )
+    test = next(task.batches(np.random.default_rng(0), 200, "test"))
+    aligned = analysis.alignment(circuit, readout, rule, test, trainer.theta)
+    folder.add_summary(
+        {"alignment.mean": float(aligned["cosine"].mean()), "optimum.mean": float(aligned["optimum"].mean())}
     )
+    record = aligned.assign(
+        batch_loss=("batch", np.array(batch_losses), {"units": "nat"}),
+        **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
+    )
+    folder.save_recording(record.assign_coords(batch=np.arange(len(batch_losses)) + 1, epoch=epoch))
+    fig, axes = plotting.figure(figsize=(8, 4.2))
+    plotting.plot_alignment(
+        axes[0, 0], aligned["step"].values, {f"λ = {config.lam:g}": aligned["cosine"].values}, aligned["optimum"].values
+    )
+    axes[0, 0].set_title("200 test trials, after training", loc="left")
+    folder.save_figure(fig, "alignment")
+    full = bpl.BPLambda(rule.synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="full")
+    updates = bpl.batch_updates(circuit, readout, rule, test[:1], trainer.theta).gradients["theta"]
+    a, j = np.unravel_index(np.abs(updates[:, :-1]).argmax(), updates[:, :-1].shape)
+    folder.save_figure(bpl.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace")
     fig, axes = plotting.figure(1, 2, figsize=(9, 3.8))
     axes[0, 0].plot(np.arange(len(batch_losses)) + 1, batch_losses, lw=0.5, color=plotting.COLOURS[0])
     axes[0, 0].set(xlabel="batch", ylabel="cross-entropy (nat)", yscale="log")

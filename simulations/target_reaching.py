@@ -175,7 +175,7 @@ def summarise(config: Config, record: xr.Dataset) -> dict[str, float]:
 def draw(config: Config, folder: RunFolder, record: xr.Dataset, synapse: xr.Dataset) -> None:
     """Three figures."""
     label = {lam: f"λ = {lam:g}" for lam in config.lams}
-    fig, axes = plotting.figure(figsize=(6.4, 4.2))
+    fig, axes = plotting.figure(figsize=(8, 4.2))
     plotting.plot_alignment(
         axes[0, 0], record.step.values, {label[lam]: record.alignment.sel(lam=lam).values for lam in config.lams},
         record.optimum.values,
