@@ -116,6 +116,7 @@ def run_batch(
     xp, dtype, B = circuit.xp, circuit.dtype, batch.size
     x = xp.asarray(batch.x, dtype)
     y = xp.asarray(batch.y, dtype if batch.y.ndim == 3 else None)
+    trial_weight = readout.trial_weight(B)
     weight = xp.asarray(batch.mask, dtype)
     end = xp.asarray(batch.end)
     due: Any = batch.mask.any(axis=0)
@@ -141,8 +142,8 @@ def run_batch(
             check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:
-                loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] / B)
-                outcome.loss += float(loss.sum())
+                loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] * trial_weight)
+                outcome.loss += float(loss.sum()) / (B * trial_weight)
                 if y.ndim == 2:
                     right = output.argmax(axis=1) == y[:, t]
                     outcome.correct += float((right * weight[:, t]).sum())

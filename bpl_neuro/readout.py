@@ -26,6 +26,10 @@ class Readout:
     loss : str or callable
         "squared_error" (½ Σ (y − y*)²), "cross_entropy", "binary_cross_entropy" (both on logits, in nats), or
         ``loss(xp, output, target) → (value (B,), gradient (B, M))``.
+    reduction : {"mean", "sum"}
+        Over the trials of a batch. "mean" is the convention of the equations: c, g and δ then carry 1/B. With "sum"
+        they are those of a single trial, whatever the batch size. For optimisers whose step size does not depend on
+        the gradient's scale (Adam) this matters: the synthesiser's target is B times larger, its steps are not.
     population : str, optional
         Read one population only; all by default.
     seed : int or numpy.random.Generator
@@ -43,11 +47,15 @@ class Readout:
         outputs: int,
         loss: str | Loss = "squared_error",
         *,
+        reduction: str = "mean",
         population: str | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
         self.circuit, self.outputs = circuit, positive_int("outputs", outputs)
         self.loss, self._loss = loss, get_loss(loss)
+        if reduction not in ("mean", "sum"):
+            raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
+        self.reduction = reduction
         self.columns = slice(0, circuit.rates)
         if population is not None:
             if population not in circuit.sizes:
@@ -79,6 +87,10 @@ class Readout:
         """y of rates (…, N): (…, M)."""
         return rate[..., self.columns] @ self._views["weights"].T + self._views["bias"]
 
+    def trial_weight(self, batch: int) -> float:
+        """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``."""
+        return 1 / batch if self.reduction == "mean" else 1.0
+
     def credit(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
         """Loss and immediate gradients at one step.
 
@@ -87,7 +99,7 @@ class Readout:
         state : State
         target : (B, M) array or (B,) labels
         weight : (B,) array
-            Weight of each trial's loss, 0 where none is due; includes the factor 1/B of the batch mean.
+            Weight of each trial's loss, 0 where none is due; includes `trial_weight`.
 
         Returns
         -------

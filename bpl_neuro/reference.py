@@ -52,7 +52,7 @@ def trajectory(circuit: Circuit, readout: Readout, batch: Batch) -> Trajectory:
     for t in range(batch.steps):
         transition = circuit.step(state, x[:, t])
         step_loss, step_c, step_gradient, _ = readout.credit(
-            transition.new, batch.y[:, t], batch.mask[:, t].astype(circuit.dtype) / batch.size
+            transition.new, batch.y[:, t], batch.mask[:, t].astype(circuit.dtype) * readout.trial_weight(batch.size)
         )
         transitions.append(transition)
         c.append(step_c)

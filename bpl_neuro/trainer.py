@@ -288,9 +288,5 @@ def _line(entry: Mapping[str, float]) -> str:
 def _progress(shown: bool) -> Progress:
     """A bar while an epoch runs, and a line for each epoch done; nothing at all where it is not wanted."""
     console = Console(quiet=not shown)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed} batches, {task.fields[loss]}"),
-    )
-    return Progress(*columns, console=console, disable=not shown)
+    state = TextColumn("{task.completed} batches, {task.fields[loss]}")
+    return Progress(TextColumn("{task.description}"), BarColumn(), state, console=console, disable=not shown)

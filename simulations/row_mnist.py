@@ -39,6 +39,7 @@ class Config(SimulationConfig):
     batch_size: int = 50
     schedule: str = "trial"
     trace: str = "sweep"
+    reduction: str = "sum"
     dtype: str = "float32"
     train_size: int | None = None
     data: str | None = None
@@ -50,7 +51,7 @@ def run(config: Config, folder: RunFolder) -> None:
     task = bpl.RowMNIST(config.data, train_size=config.train_size)
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
-    readout = bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
+    readout = bpl.Readout(circuit, task.output_size, task.loss, reduction=config.reduction, seed=rng)
     rule = bpl.BPLambda(
         bpl.Synthesiser(circuit), gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace=config.trace
     )
