@@ -1,0 +1,73 @@
+"""Imports run one way, and reference.py knows no rule and no trace."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bpl_neuro
+
+PACKAGE = Path(bpl_neuro.__file__).parent
+#: a module imports only from above it
+ORDER = [
+    "errors", "backend", "functions", "quantities", "codegen", "equations", "spec", "data", "storage", "parameters",
+    "transition", "circuit", "losses", "readout", "optimisers", "synthesiser", "reference", "rules", "loop", "trainer",
+    "recording", "analysis", "plotting", "experiment", "tasks", "cli",
+]  # fmt: skip
+
+
+def modules():
+    return [
+        p for p in sorted(PACKAGE.rglob("*.py")) if not {"models", "simulations"} & set(p.relative_to(PACKAGE).parts)
+    ]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def part(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    if part(path) == "__init__":
+        return
+    here = ORDER.index(part(path))
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "bpl_neuro" and len(parts) > 1 and parts[1] != part(path):
+            assert ORDER.index(parts[1]) < here, f"{path.name} imports {name}"
+
+
+def test_the_reference_imports_no_rule():
+    assert not [name for name in imported(PACKAGE / "reference.py") if "rules" in name or "loop" in name]
+
+
+def test_cupy_is_imported_by_its_backend_only():
+    for path in modules():
+        if path.name != "cupy_backend.py":
+            assert "cupy" not in {name.split(".")[0] for name in imported(path)}, path
+
+
+def test_importing_the_package_leaves_brian2_and_the_excepthook_alone():
+    code = "import sys; hook = sys.excepthook; import bpl_neuro; assert 'brian2' not in sys.modules; "
+    code += "bpl_neuro.Model.load('linear'); assert 'brian2' in sys.modules; assert sys.excepthook is hook"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in bpl_neuro.__all__:
+        assert (getattr(bpl_neuro, name).__doc__ or "").strip(), name
+
+
+def test_files_stay_readable():
+    long = {str(p.relative_to(PACKAGE)): n for p in modules() if (n := len(p.read_text().splitlines())) > 420}
+    assert not long

@@ -1,0 +1,114 @@
+"""Each simulation's quick size, end to end, through the command line; what a run leaves behind."""
+
+import json
+import tomllib
+
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import bpl_neuro as bpl
+from bpl_neuro import experiment
+from bpl_neuro.cli import app
+
+runner = CliRunner()
+TINY = ["--set", "batches=3", "--set", "learning_epochs=1", "--set", "batches_per_epoch=2", "--set", "units=5"]
+
+
+def invoke(*arguments):
+    result = runner.invoke(app, list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def check_run(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert summary and config["environment"]["numpy"]
+    for figure in (folder / "figures").iterdir():
+        assert figure.read_bytes().startswith(b"\x89PNG") and figure.stat().st_size > 5000
+    with xr.open_zarr(folder / "recording.zarr") as record:
+        assert record.sizes
+        record.load()
+    return summary, config, record
+
+
+@pytest.mark.parametrize("model", ["linear", "leaky_tanh", "lstm"])
+def test_target_reaching_leaves_everything_behind(tmp_path, model):
+    out = tmp_path / "run"
+    result = invoke(
+        "run", "target-reaching", "--quick", "--seed", "7", *TINY, "--set", f"model={model}", "--set", "lams=[0, 1]",
+        "--set", "steps=4", "--out", str(out),
+    )  # fmt: skip
+    summary, config, record = check_run(out)
+    assert config["config"]["seed"] == 7 and config["config"]["lams"] == [0, 1]
+    assert {f"alignment.lam=1.step={t}.mean" for t in (1, 2, 3)} <= summary.keys()
+    assert record["alignment"].dims == ("lam", "seed", "step")
+    assert "figures" in result.output
+
+
+def test_row_mnist_on_the_real_data(tmp_path, mnist_folder):
+    out = tmp_path / "run"
+    invoke(
+        "run", "row-mnist", "--quick", "--set", "train_size=100", "--set", "units=4",
+        "--set", f"data={json.dumps(str(mnist_folder))}", "--out", str(out),
+    )  # fmt: skip
+    summary, _, record = check_run(out)
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert record["batch_loss"].attrs["units"] == "nat"
+    assert (out / "checkpoint" / "last.npz").is_file()
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    summaries = []
+    for k in range(2):
+        invoke("run", "target-reaching", "--quick", *TINY, "--out", str(tmp_path / str(k)))
+        summaries.append((tmp_path / str(k) / "summary.json").read_bytes())
+    assert summaries[0] == summaries[1]
+    invoke("run", "target-reaching", "--quick", *TINY, "--seed", "1", "--out", str(tmp_path / "other"))
+    assert (tmp_path / "other" / "summary.json").read_bytes() != summaries[0]
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(bpl.ValidationError, match="not empty"):
+        invoke("run", "target-reaching", "--quick", *TINY, "--out", str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "target-raeching"], "target-reaching, row-mnist|row-mnist, target-reaching"),
+        (["run", "../../etc"], "there is no simulation"),
+        (["run", "target-reaching", "--set", "lamz=1"], "no setting 'lamz'"),
+        (["run", "target-reaching", "--set", "lams"], "key=value"),
+        (["run", "target-reaching", "--set", "batches=many"], "`batches`"),
+        (["run", "target-reaching", "--size", "huge"], "`size`"),
+        (["run", "target-reaching", "--quick", "--set", "lams=[1.3]"], "`lam` must lie in"),
+        (["run", "target-reaching", "--quick", "--set", "model=lsmt"], "no model 'lsmt'"),
+    ],
+)
+def test_a_wrong_command_line_says_what_would_be_right(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(bpl.BplError, match=message):
+        invoke(*arguments)
+
+
+def test_list_and_doctor():
+    listed = invoke("list").output
+    for name in [*experiment.available_simulations(), *bpl.available_models()]:
+        assert name in listed
+    assert invoke("list", "--names").output.split() == list(experiment.available_simulations())
+    assert "finite differences" in invoke("doctor").output
+
+
+def test_errors_on_the_command_line_are_one_line(capsys, monkeypatch):
+    from bpl_neuro import cli
+
+    monkeypatch.setattr("sys.argv", ["bpl-neuro", "run", "nonsense"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
