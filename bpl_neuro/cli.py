@@ -1,4 +1,4 @@
-"""The command line: ``bpl-neuro list | run | doctor``."""
+"""The command line: ``bpl-neuro list | run | check | doctor``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bpl_neuro.errors import BplError
 from bpl_neuro.experiment import available_simulations, environment, parse_settings, run_simulation
+from bpl_neuro.reference import derivative_error
 from bpl_neuro.spec import Model, available_models
 
 __all__ = ["app", "main"]
@@ -64,28 +65,40 @@ def run(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, and check that a model can be compiled and differentiated."""
+    """Say what is installed, and hold the derivatives of every shipped model to finite differences."""
     table = Table("what", "found", box=None)
     for key, value in environment().items():
         table.add_row(key, str(value) or "not set")
     console.print(table)
-    import numpy as np
-
-    from bpl_neuro.circuit import Circuit
-    from bpl_neuro.reference import finite_difference_jacobian
-
-    worst = 0.0
     for name in available_models():
-        model = Model.load(name)
-        circuit = Circuit(model, dict.fromkeys(model.populations, 3), 2)
-        rng = np.random.default_rng(0)
-        s, x = rng.normal(size=(2, circuit.n)), rng.normal(size=(2, 2))
-        exact = circuit.step(circuit.state(s), x).jacobian()
-        error = float(np.abs(exact - finite_difference_jacobian(circuit, s, x)).max())
-        worst = max(worst, error)
-        console.print(f"model {name}: derivative against finite differences, largest difference {error:.1e}")
-    if worst > 1e-6:
-        raise BplError(f"the derivatives are off by {worst:.1e}; this installation cannot be trusted")
+        _check(name)
+
+
+@app.command()
+def check(model: Annotated[str, typer.Argument(help="A shipped model's name, or a model file (.toml).")]) -> None:
+    """Read a model, show what was derived from it, and hold its derivatives to finite differences."""
+    for population in Model.load(model).populations.values():
+        neuron = population.neuron
+        A, C, D = neuron.derivatives()
+        table = Table("what", "derived from the text", box=None, title=population.name, title_justify="left")
+        for name, expr in zip(neuron.states, neuron.update, strict=True):
+            table.add_row(f"{name}'", str(expr))
+        table.add_row("rate", str(neuron.rate))
+        for (k, j), expr in A.items():
+            table.add_row(f"∂{neuron.states[k]}'/∂{neuron.states[j]}", str(expr))
+        for (k, p), expr in C.items():
+            table.add_row(f"∂{neuron.states[k]}'/∂{neuron.inputs[p]}", str(expr))
+        for j, expr in D.items():
+            table.add_row(f"∂rate/∂{neuron.states[j]}", str(expr))
+        console.print(table)
+    _check(model)
+
+
+def _check(model: str) -> None:
+    error = derivative_error(Model.load(model))
+    console.print(f"{model}: derivatives and finite differences differ by {error:.1e} of the largest entry")
+    if not error < 1e-6:
+        raise BplError(f"{model}: the derivatives are off by {error:.1e}; is a state at a kink, or beyond a domain?")
 
 
 def main() -> None:

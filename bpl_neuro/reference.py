@@ -14,12 +14,14 @@ import numpy as np
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.readout import Readout
+from bpl_neuro.spec import Model
 from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.transition import Transition
 
 __all__ = [
     "Trajectory",
     "bptt",
+    "derivative_error",
     "finite_difference",
     "finite_difference_jacobian",
     "lambda_target_terms",
@@ -84,6 +86,15 @@ def finite_difference_jacobian(circuit: Circuit, s: np.ndarray, x: np.ndarray, s
         down = circuit.step(circuit.state(s - move), x).new.s
         columns.append((up - down) / (2 * step))
     return np.stack(columns, axis=-1)
+
+
+def derivative_error(model: Model, seed: int = 0) -> float:
+    """Largest difference between J_t and finite differences at random states, over the largest entry of J_t."""
+    circuit = Circuit(model, dict.fromkeys(model.populations, 3), 2, seed=seed)
+    rng = np.random.default_rng(seed)
+    s, x = circuit.initial_state(4).s + rng.uniform(0.1, 1, (4, circuit.n)), rng.normal(size=(4, 2))
+    J = circuit.step(circuit.state(s), x).jacobian()
+    return float(np.abs(J - finite_difference_jacobian(circuit, s, x)).max() / np.abs(J).max())
 
 
 def later_gradient(jacobians: np.ndarray, c: np.ndarray, end: np.ndarray, gamma: float = 1.0) -> np.ndarray:
