@@ -347,10 +347,11 @@ def _local(
     initial = np.empty((N, S))
     initial[:] = [population.initial[s] for s in neuron.states]
     symbols = neuron.symbols
+    everything = [*neuron.update, *A.values(), *C.values()]
     return Local(
         population.name, N, S, len(neuron.inputs), slice(n, n + N * S), slice(rates, rates + N),
-        array_function("linearised", symbols, [*neuron.update, *A.values(), *C.values()], xp),
-        array_function("step", symbols, list(neuron.update), xp),
+        array_function("linearised", symbols, everything, xp),
+        array_function("step", symbols, everything, xp, first=S),
         array_function("rate", symbols, [neuron.rate, *D.values()], xp),
         tuple(A), tuple(C), tuple(D), tuple(constants), initial,
     )  # fmt: skip

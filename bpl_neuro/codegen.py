@@ -25,7 +25,12 @@ _XP_NAMES = {
 
 
 def array_function(
-    name: str, arguments: Sequence[Sequence[sp.Symbol]], results: Sequence[sp.Expr], xp: Any
+    name: str,
+    arguments: Sequence[Sequence[sp.Symbol]],
+    results: Sequence[sp.Expr],
+    xp: Any,
+    *,
+    first: int | None = None,
 ) -> Callable[..., tuple[Any, ...]]:
     """Compile ``(tuple, tuple, …) → tuple of arrays``, one tuple argument per group of symbols.
 
@@ -41,12 +46,19 @@ def array_function(
         What to compute.
     xp : module
         Array namespace (``numpy``).
+    first : int, optional
+        Return the first results only, computed as they would be for all: the same bits, without the work for the rest.
     """
     groups = [f"group{k}" for k in range(len(arguments))]
     names = {symbol: f"a{k}_{j}" for k, group in enumerate(arguments) for j, symbol in enumerate(group)}
     temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
     shared, reduced = sp.cse(list(results), symbols=temporaries, order="none")
-    used = set().union(*(e.free_symbols for e in reduced), *(e.free_symbols for _, e in shared))
+    reduced = reduced[:first]
+    used = set().union(*(e.free_symbols for e in reduced))
+    for symbol, expr in reversed(shared):
+        if symbol in used:
+            used |= expr.free_symbols
+    shared = [(symbol, expr) for symbol, expr in shared if symbol in used]
     lines = [f"def {name}({', '.join(groups)}):"]
     for k, group in enumerate(arguments):
         lines += [f"    {names[s]} = group{k}[{j}]" for j, s in enumerate(group) if s in used]

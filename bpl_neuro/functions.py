@@ -6,6 +6,7 @@ A function is allowed when it has a derivative almost everywhere and a stated va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -157,14 +158,16 @@ def stabilise(expr: sp.Expr) -> sp.Expr:
 
 
 def _array_exprel(xp: Any, x: Any) -> Any:
-    x = xp.asarray(x)
+    if isinstance(x, float | int):  # a parameter: stays a Python number, so that it does not widen float32 arrays
+        return math.expm1(x) / x if x else 1.0
     small = xp.abs(x) < 1e-5
     safe = xp.where(small, 1, x)
     return xp.where(small, 1 + x / 2, xp.expm1(safe) / safe)
 
 
 def _array_exprel_slope(xp: Any, x: Any) -> Any:
-    x = xp.asarray(x)
+    if isinstance(x, float | int):
+        return float(_array_exprel_slope(xp, xp.asarray(float(x))))
     small = xp.abs(x) < 1e-2
     safe = xp.where(small, 1, x)
     series = 0.5 + x * (1 / 3 + x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x / 840))))

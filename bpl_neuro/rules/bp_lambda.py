@@ -110,7 +110,7 @@ class BPLambda(Rule):
         z = self.synthesiser.z(transition)
         g_ahead, _ = self.synthesiser(z, theta)
         g_prev, _ = self.synthesiser(carry["z"], theta)
-        delta = transition.vjp(c + self.gamma * going_on * g_ahead) - g_prev
+        delta = transition.vjp(c + going_on * (self.gamma * g_ahead)) - g_prev
         delta *= carry["started"][:, None]
 
         correlation = self.trace.collect(carry["trace"], delta)

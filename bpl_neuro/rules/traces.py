@@ -234,7 +234,7 @@ class SweepTrace(Trace):
             else:
                 going_on = ~carry["end"][t]
                 back = carry["transitions"][t + 1].vjp(u)
-                u = carry["delta"][t] + self.decay * going_on[:, None] * back
+                u = carry["delta"][t] + going_on[:, None] * (self.decay * back)
             total += self.synthesiser.gradient(u, carry["slope"][t], carry["z"][t])
         return total
 

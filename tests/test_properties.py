@@ -1,0 +1,169 @@
+"""Properties that hold for whatever comes in: causality, order, additivity, reset, padding, types."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from truth import MODELS, case, off
+
+import bpl_neuro as bpl
+from bpl_neuro.loop import run_batch
+
+ONLINE = ("full", "local", "leak")
+
+
+def updates_in_order(circuit, readout, rule, data, theta):
+    """Every update of a per-step run, with the parameters moving at each one."""
+    current = {"theta": theta, "psi": circuit.psi.copy(), "phi": readout.phi.copy()}
+    start = (circuit.psi, readout.phi)
+    seen = []
+
+    def receive(name, gradient):
+        current[name] = current[name] - 0.05 * gradient
+        if name == "psi":
+            circuit.psi = current[name]
+        elif name == "phi":
+            readout.phi = current[name]
+        return current[name]
+
+    def watch(step):
+        seen.append({name: value.copy() for name, value in current.items()})
+
+    run_batch(circuit, readout, rule, data, theta, receive, watch=watch)
+    circuit.psi, readout.phi = start
+    return seen
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sampled_from(MODELS), st.sampled_from(ONLINE), st.integers(1, 5), st.integers(0, 99))
+def test_later_inputs_change_no_earlier_update(model, trace, t, seed):
+    circuit, readout, unit, data, theta = case(model, seed=seed)
+    rule = bpl.BPLambda(unit, lam=0.8, trace=trace)
+    x, y = data.x.copy(), data.y.copy()
+    x[:, t:] += 1
+    y[:, t:] -= 1
+    before = updates_in_order(circuit, readout, rule, data, theta)
+    after = updates_in_order(circuit, readout, rule, bpl.Batch(x, y, data.mask, data.end), theta)
+    for k in range(t):
+        for name in before[k]:
+            assert (before[k][name] == after[k][name]).all()
+    assert (before[t]["psi"] != after[t]["psi"]).any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(4)), st.sampled_from(["full", "sweep"]))
+def test_the_order_of_trials_changes_nothing(order, trace):
+    circuit, readout, unit, data, theta = case("adapting", "gaps", B=4)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    one = bpl.batch_updates(circuit, readout, rule, data, theta)
+    other = bpl.batch_updates(circuit, readout, rule, data[np.array(order)], theta)
+    for name in one.gradients:
+        assert off(other.gradients[name], one.gradients[name]) < 1e-12
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep", "local"])
+def test_gradients_of_two_batches_add_up_to_that_of_both(trace):
+    """With the 1/B of the mean: B g(both) = B₁ g(first) + B₂ g(second), for ψ and φ at θ = 0; θ scales with 1/B."""
+    circuit, readout, unit, data, theta = case("adapting", "gaps", B=5)
+    readout = bpl.Readout(circuit, 2, reduction="sum", seed=1)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    both, first, second = (
+        bpl.batch_updates(circuit, readout, rule, part, theta).gradients for part in (data, data[:2], data[2:])
+    )
+    for name in both:
+        assert off(first[name] + second[name], both[name]) < 1e-12
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(0.1, 10))
+def test_the_first_update_of_the_synthesiser_is_linear_in_the_loss(factor):
+    circuit, readout, unit, data, _ = case("lstm", "gaps")
+    rule = bpl.BPLambda(unit, lam=0.9)
+    one = bpl.batch_updates(circuit, readout, rule, data).gradients["theta"]
+    scaled = bpl.Batch(data.x, data.y, factor * data.mask, data.end)
+    assert off(bpl.batch_updates(circuit, readout, rule, scaled).gradients["theta"], factor * one) < 1e-12
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep", "local", "leak"])
+@pytest.mark.parametrize("model", MODELS)
+def test_trials_in_a_row_are_trials_in_rows(model, trace):
+    """Two trials one after the other equal the same two side by side: nothing is carried over an end."""
+    circuit, readout, unit, data, theta = case(model, B=2, T=5)
+    readout = bpl.Readout(circuit, 2, reduction="sum", seed=1)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    joined = bpl.Batch(*(a.reshape(1, 10, *a.shape[2:]) for a in (data.x, data.y, data.mask, data.end)))
+    one = bpl.batch_updates(circuit, readout, rule, data, theta)
+    other = bpl.batch_updates(circuit, readout, rule, joined, theta)
+    for name in one.gradients:
+        assert off(other.gradients[name], one.gradients[name]) < 1e-12
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep", "local", "leak"])
+def test_padding_teaches_nothing(trace):
+    circuit, readout, unit, data, theta = case("adapting", B=3, T=5)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    longer = bpl.Batch(
+        np.concatenate([data.x, np.full((3, 4, 2), 7.0)], axis=1),
+        np.concatenate([data.y, np.full((3, 4, 2), -7.0)], axis=1),
+        np.ones((3, 9)),
+        np.concatenate([data.end, np.zeros((3, 4), bool)], axis=1),
+    )
+    one = bpl.batch_updates(circuit, readout, rule, data, theta)
+    other = bpl.batch_updates(circuit, readout, rule, longer, theta)
+    assert other.loss == pytest.approx(one.loss, rel=1e-12)
+    for name in one.gradients:
+        assert off(other.gradients[name], one.gradients[name]) < 1e-12
+
+
+def arrays_in(value):
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from arrays_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from arrays_in(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            if name not in ("wiring",):
+                yield from arrays_in(getattr(value, name))
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep", "local", "leak"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_float32_run_is_float32_everywhere(model, trace):
+    populations = bpl.Model.load(model).populations
+    circuit = bpl.Circuit(model, dict.fromkeys(populations, 3), 2, dtype="float32")
+    readout = bpl.Readout(circuit, 2)
+    rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, gamma=0.9, sg_weight=0.5, trace=trace)
+    rng = np.random.default_rng(0)
+    data = bpl.Batch(rng.normal(size=(2, 4, 2)), rng.normal(size=(2, 4, 2)))
+    kinds, current = set(), {"psi": circuit.psi, "phi": readout.phi, "theta": rule.initial_theta()}
+
+    def receive(name, gradient):
+        kinds.add((name, gradient.dtype))
+        return current[name]
+
+    def watch(step):
+        for array in arrays_in([step.transition, step.c, step.signals, step.carry]):
+            kinds.add(("step", array.dtype))
+
+    run_batch(circuit, readout, rule, data, current["theta"], receive, watch=watch)
+    assert {kind for _, kind in kinds} <= {np.dtype("float32"), np.dtype(bool)}
+    for optimiser in (bpl.Adam(), bpl.SGD(0.1)):
+        moved, state = optimiser.step(np, circuit.psi, circuit.psi, optimiser.init(np, circuit.psi))
+        assert {a.dtype for a in [moved, *state.values()] if np.ndim(a)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_float32_follows_float64(model):
+    populations = bpl.Model.load(model).populations
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 20, 2))
+    single, double = (
+        bpl.Circuit(model, dict.fromkeys(populations, 5), 2, dtype=dtype, seed=3, radius=0.8).run(x)[0]
+        for dtype in ("float32", "float64")
+    )
+    assert np.abs(single - double).max() < 1e-4
+    assert (single != double).any()
