@@ -8,6 +8,7 @@ D = ∂R/∂s of the *discrete* map. Everything downstream differentiates nothin
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -188,6 +189,7 @@ def _parse(text: str, where: str) -> Any:
         raise ModelError(f"{where}: the equations are empty")
     if "xi" in _identifiers(text):
         raise ModelError(f"{where}: noise ('xi') is not available; the update map must be deterministic")
+    _check_expressions(text, where)
     try:
         equations = brian2_parts().Equations(textwrap.dedent(text))
     except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
@@ -196,6 +198,15 @@ def _parse(text: str, where: str) -> Any:
         if name == "dt" or name.startswith("_"):
             raise ModelError(f"{where}: {name!r} is reserved; choose another name")
     return equations
+
+
+def _check_expressions(text: str, where: str) -> None:
+    """Our own limits on every right-hand side before Brian2 sees it: Brian2 evaluates expressions with SymPy."""
+    bare = re.sub(r"#[^\n]*", "", text)
+    for chunk in bare.split(":"):
+        left, equals, right = chunk.partition("=")
+        if equals:
+            parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
 
 
 def _identifiers(text: str) -> set[str]:

@@ -106,12 +106,13 @@ def run_batch(
     Raises
     ------
     ValidationError
-        If the batch does not fit the circuit or the readout.
+        If the batch does not fit the circuit or the readout, or `theta` the rule.
     DivergenceError
         When the state stops being finite.
     """
     if batch.x.shape[2] != circuit.inputs:
         raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.inputs}")
+    _check_theta(rule, theta)
     check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
     xp, dtype, B = circuit.xp, circuit.dtype, batch.size
     x = xp.asarray(batch.x, dtype)
@@ -161,6 +162,17 @@ def run_batch(
             for name, gradient in rule.finish(carry, theta).items():
                 deliver(name, gradient, 0)
     return outcome
+
+
+def _check_theta(rule: Rule | None, theta: Any) -> None:
+    expected = rule.initial_theta() if rule else None
+    if expected is None:
+        return
+    if getattr(theta, "shape", None) != expected.shape or theta.dtype != expected.dtype:
+        found = f"{theta.dtype} {theta.shape}" if hasattr(theta, "shape") else repr(theta)
+        raise ValidationError(f"`theta` must have shape {expected.shape} and type {expected.dtype}, got {found}")
+    if not np.isfinite(theta).all():
+        raise ValidationError("`theta` must be finite")
 
 
 def check_finite(xp: Any, quantity: str, array: Any, before: Any, step: int, index: int) -> None:

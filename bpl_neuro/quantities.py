@@ -102,8 +102,10 @@ def parse_expression(text: str, where: str) -> ast.expr:
     check_text(text, where)
     try:
         tree = ast.parse(" ".join(text.split()), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        message = getattr(error, "msg", None) or type(error).__name__
+    except (RecursionError, MemoryError):
+        raise ModelError(f"{where}: {_short(text)!r} is too large") from None
+    except (SyntaxError, ValueError) as error:
+        message = getattr(error, "msg", None) or str(error)
         raise ModelError(f"{where}: cannot read {_short(text)!r}: {message}") from None
     check_tree(tree, text, where)
     return tree.body

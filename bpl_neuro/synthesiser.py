@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
@@ -70,12 +68,3 @@ class Synthesiser:
     def gradient(self, v: Any, slope: Any, z: Any) -> Any:
         """Σ_B v · ∂g/∂θ = Σ_B (v·φ')ᵀ z, (n, m)."""
         return (v * slope).T @ z
-
-    def check_theta(self, theta: Any) -> Any:
-        """`theta` as an (n, m) array of the circuit's type, or ValidationError."""
-        theta = self.circuit.xp.asarray(theta, self.circuit.dtype)
-        if theta.shape != (self.n, self.m):
-            raise ValidationError(f"`theta` must have shape ({self.n}, {self.m}), got {theta.shape}")
-        if not np.isfinite(self.circuit.backend.to_host(theta)).all():
-            raise ValidationError("`theta` must be finite")
-        return theta
