@@ -17,13 +17,13 @@ from typing import Any
 import sympy as sp
 
 from bpl_neuro.errors import ModelError
-from bpl_neuro.functions import ALLOWED_FUNCTIONS, REFUSED_FUNCTIONS, exprel, stabilise
-from bpl_neuro.quantities import brian2_parts, check_text, literal, parse_expression
+from bpl_neuro.expressions import DT, ExpressionReader, reason, symbol
+from bpl_neuro.functions import exprel, stabilise
+from bpl_neuro.quantities import brian2_parts, check_text, parse_expression
 
 __all__ = ["METHODS", "NeuronEquations", "read_equations"]
 
 METHODS = ("euler", "exponential_euler", "exact")
-DT = sp.Symbol("dt", real=True, positive=True)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,6 @@ class NeuronEquations:
 
 def _nonzero(entries: dict[Any, sp.Expr]) -> dict[Any, sp.Expr]:
     return {key: value for key, value in entries.items() if value != 0}
-
-
-def symbol(name: str) -> sp.Symbol:
-    """The real symbol of a name."""
-    return sp.Symbol(name, real=True)
 
 
 def exact_symbols(S: int) -> list[sp.Symbol]:
@@ -141,7 +136,7 @@ def read_equations(
     if len(set(inputs)) != len(inputs):
         raise ModelError(f"{where}: inputs must differ, got {list(inputs)}")
     known = {n: b2.Variable(n, dimensions=eq.dim) for n, eq in equations.items()}
-    reader = _Reader({n: eq.dim for n, eq in equations.items()}, known, where)
+    reader = ExpressionReader({n: eq.dim for n, eq in equations.items()}, known, where)
     bodies = {
         name: reader.read(str(equations[name].expr.code), equations[name].dim, name, derivative=name in differential)
         for name in differential + kinds["subexpression"]
@@ -193,7 +188,7 @@ def _parse(text: str, where: str) -> Any:
     try:
         equations = brian2_parts().Equations(textwrap.dedent(text))
     except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
-        raise ModelError(f"{where}: Brian2 cannot read the equations: {_reason(error)}") from None
+        raise ModelError(f"{where}: Brian2 cannot read the equations: {reason(error)}") from None
     for name in equations:
         if name == "dt" or name.startswith("_"):
             raise ModelError(f"{where}: {name!r} is reserved; choose another name")
@@ -214,16 +209,6 @@ def _identifiers(text: str) -> set[str]:
     return set(word.split())
 
 
-def _reason(error: BaseException) -> str:
-    parts: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None and len(parts) < 3:
-        message = str(seen.args[0]) if seen.args else type(seen).__name__
-        parts.append(" ".join(message.split()))
-        seen = seen.__cause__
-    return ": ".join(dict.fromkeys(parts))
-
-
 def _check_flags(equations: Any, where: str) -> None:
     for name, equation in equations.items():
         for flag in equation.flags:
@@ -237,92 +222,6 @@ def _check_memory(states: tuple[str, ...], stateless: bool, where: str) -> None:
         raise ModelError(f"{where}: a synthesiser has no memory of its own, but {states[0]!r} is a state")
     if not stateless and not states:
         raise ModelError(f"{where}: there is no state; write a differential equation, or assignments in `update`")
-
-
-class _Reader:
-    """Turns expression text into a SymPy tree, checking names, functions and units."""
-
-    def __init__(self, dimensions: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
-        b2 = brian2_parts()
-        self.names, self.where = dimensions, where
-        self.variables = {**b2.FUNCTIONS, **b2.CONSTANT_VARIABLES, **b2.UNITS, **variables}
-        self.variables["dt"] = b2.Variable("dt", dimensions=b2.SECOND)
-
-    def read(self, text: str, dim: Any, name: str, *, derivative: bool = False) -> sp.Expr:
-        b2 = brian2_parts()
-        where = f"{self.where}, {name!r}"
-        tree = parse_expression(text, where)
-        expr = self._tree(tree, where)
-        if expr.has(sp.zoo, sp.nan):
-            raise ModelError(f"{where}: {text!r} divides by zero")
-        if derivative:
-            dim = dim / b2.SECOND
-        try:
-            b2.check_dimensions(" ".join(text.split()), dim, self.variables)
-        except Exception as error:  # Brian2's unit checker raises several kinds
-            raise ModelError(f"{where}: the units do not fit: {_reason(error)}") from None
-        return expr
-
-    def _tree(self, node: ast.expr, where: str) -> sp.Expr:
-        if isinstance(node, ast.Constant):
-            value = node.value
-            return sp.Integer(value) if isinstance(value, int) and abs(value) < 10**6 else sp.Float(value)  # type: ignore[arg-type]
-        if isinstance(node, ast.Name):
-            return self._name(node.id, where)
-        if isinstance(node, ast.UnaryOp):
-            operand = self._tree(node.operand, where)
-            return -operand if isinstance(node.op, ast.USub) else operand
-        if isinstance(node, ast.Call):
-            return self._call(node, where)
-        assert isinstance(node, ast.BinOp)  # `parse_expression` let nothing else through
-        left = self._tree(node.left, where)
-        if isinstance(node.op, ast.Pow):
-            return self._power(left, node.right, where)
-        right = self._tree(node.right, where)
-        if isinstance(node.op, ast.Add):
-            return left + right
-        if isinstance(node.op, ast.Sub):
-            return left - right
-        return left * right if isinstance(node.op, ast.Mult) else left / right
-
-    def _power(self, base: sp.Expr, exponent: ast.expr, where: str) -> sp.Expr:
-        value = literal(exponent)
-        power = self._tree(exponent, where) if value is None else sp.nsimplify(value)
-        if base.is_number and power.is_number:
-            try:
-                return sp.Float(float(base) ** float(power))
-            except (ArithmeticError, TypeError) as error:
-                raise ModelError(f"{where}: cannot compute a power: {error}") from None
-        return base**power
-
-    def _name(self, name: str, where: str) -> sp.Expr:
-        b2 = brian2_parts()
-        if name == "dt":
-            return DT
-        if name in self.names:
-            return symbol(name)
-        if name == "inf":
-            return sp.oo
-        if name in b2.CONSTANTS:
-            return sp.Float(b2.CONSTANTS[name])
-        if name in b2.UNITS:
-            return sp.Float(float(b2.UNITS[name]))
-        if name == "t":
-            raise ModelError(f"{where}: the time 't' may not appear; give a time course as an input instead")
-        raise ModelError(f"{where}: the name {name!r} is not defined; known: {', '.join(self.names)}")
-
-    def _call(self, node: ast.Call, where: str) -> sp.Expr:
-        name = node.func.id  # type: ignore[attr-defined]
-        if name not in ALLOWED_FUNCTIONS:
-            reason = f": {REFUSED_FUNCTIONS[name]}" if name in REFUSED_FUNCTIONS else ""
-            raise ModelError(
-                f"{where}: the function {name!r} is not allowed{reason}; "
-                f"allowed: {', '.join(sorted(ALLOWED_FUNCTIONS))}"
-            )
-        count, build = ALLOWED_FUNCTIONS[name]
-        if len(node.args) != count:
-            raise ModelError(f"{where}: {name}() takes {count} argument(s), got {len(node.args)}")
-        return build(*(self._tree(a, where) for a in node.args))
 
 
 def _resolve(bodies: dict[str, sp.Expr], where: str) -> dict[sp.Symbol, sp.Expr]:
@@ -341,7 +240,7 @@ def _resolve(bodies: dict[str, sp.Expr], where: str) -> dict[sp.Symbol, sp.Expr]
 
 
 def _read_update(
-    text: str, reader: _Reader, parameters: Sequence[str], inputs: Sequence[str], where: str
+    text: str, reader: ExpressionReader, parameters: Sequence[str], inputs: Sequence[str], where: str
 ) -> list[tuple[str, sp.Expr]]:
     where = f"{where}, update"
     check_text(text, where)

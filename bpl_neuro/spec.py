@@ -13,8 +13,9 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bpl_neuro.equations import NeuronEquations, read_equations, symbol
+from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ModelError
+from bpl_neuro.expressions import symbol
 from bpl_neuro.quantities import MAX_TEXT, brian2_parts, check_text, quantity
 
 __all__ = ["Model", "Population", "available_models"]

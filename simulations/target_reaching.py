@@ -12,6 +12,7 @@ summary.json
     fraction_of_optimum.lam=L        mean alignment over mean optimum
     zero_vectors.lam=L               trials and steps left out because a vector was zero
     learning.lam=L.loss.first, .last loss of the learning circuit in its first and last epoch, median over seeds
+    learning.lam=L.alignment         cosine while it learns, mean over steps, seeds and epochs
 """
 
 from __future__ import annotations
@@ -85,29 +86,38 @@ def frozen(config: Config, seed: int, lam: float) -> tuple[xr.Dataset, Any]:
                 early = trainer.theta
             if done == config.batches:
                 break
-    test = next(iter(task.batches(np.random.default_rng(0), max(config.patterns, 1), "test")))
-    return analysis.alignment(circuit, readout, rule, test, trainer.theta), early
+    return analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta), early
 
 
-def learning(config: Config, seed: int, lam: float) -> list[float]:
-    """Loss per epoch when everything learns."""
+def learning(config: Config, seed: int, lam: float) -> tuple[list[float], list[float]]:
+    """Loss in, and alignment after, each epoch when everything learns."""
     task, circuit, readout, rule = build(config, seed, lam)
     optimiser = {
         "psi": bpl.Adam(config.eta_circuit), "phi": bpl.Adam(config.eta_circuit),
         "theta": bpl.Adam(config.eta_synthesiser),
     }  # fmt: skip
     trainer = bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=seed)
-    trainer.fit(task, epochs=config.learning_epochs, batch_size=config.batch_size, validate=False, progress=False)
-    return [entry["train_loss"] for entry in trainer.history]
+    cosines = []
+    for epoch in range(1, config.learning_epochs + 1):
+        trainer.fit(task, epochs=epoch, batch_size=config.batch_size, validate=False, progress=False)
+        cosines.append(
+            float(analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta)["cosine"].mean())
+        )
+    return [entry["train_loss"] for entry in trainer.history], cosines
+
+
+def probe(config: Config, task: bpl.TargetReaching) -> bpl.Batch:
+    """Every pattern once."""
+    return next(task.batches(np.random.default_rng(0), config.patterns, "test"))
 
 
 def run(config: Config, folder: RunFolder) -> None:
     """Run it and write everything."""
     jobs = [(lam, seed) for lam in config.lams for seed in range(config.seeds)]
-    found, losses = {}, {}
+    found, losses, cosines = {}, {}, {}
     for lam, seed in track(jobs, "target reaching"):
         found[lam, seed], early = frozen(config, seed, lam)
-        losses[lam, seed] = learning(config, seed, lam)
+        losses[lam, seed], cosines[lam, seed] = learning(config, seed, lam)
         if seed == 0 and lam == config.lams[-1]:
             synapse = trace_of_one_synapse(config, early, lam)
     step = found[jobs[0]].step.values
@@ -116,13 +126,14 @@ def run(config: Config, folder: RunFolder) -> None:
         np.stack([found[job][name].values for job in jobs]).reshape(shape)
         for name in ("cosine", "optimum", "zero_vectors")
     )
-    loss = np.array([losses[job] for job in jobs]).reshape(shape)
+    loss, learned = (np.array([part[job] for job in jobs]).reshape(shape) for part in (losses, cosines))
     record = xr.Dataset(
         {
             "alignment": (("lam", "seed", "step"), cosine),
             "optimum": (("seed", "step"), optimum[0]),
             "zero_vectors": (("lam", "seed", "step"), zeros),
             "loss": (("lam", "seed", "epoch"), loss),
+            "learning_alignment": (("lam", "seed", "epoch"), learned),
             **{f"synapse_{name}": ("trial_step", v.values) for name, v in synapse.data_vars.items()},
         },
         {"lam": config.lams, "seed": np.arange(config.seeds), "step": step, "epoch": np.arange(loss.shape[2]) + 1,
@@ -168,6 +179,7 @@ def summarise(config: Config, record: xr.Dataset) -> dict[str, float]:
             f"zero_vectors.lam={lam:g}": int(record.zero_vectors.sel(lam=lam).sum()),
             f"learning.lam={lam:g}.loss.first": float(record.loss.sel(lam=lam)[:, 0].median()),
             f"learning.lam={lam:g}.loss.last": float(record.loss.sel(lam=lam)[:, -1].median()),
+            f"learning.lam={lam:g}.alignment": float(record.learning_alignment.sel(lam=lam).mean()),
         }
     return summary
 
@@ -182,11 +194,12 @@ def draw(config: Config, folder: RunFolder, record: xr.Dataset, synapse: xr.Data
     )  # fmt: skip
     axes[0, 0].set_title(f"Circuit frozen, {config.batches} batches, {config.seeds} seed(s)", loc="left")
     folder.save_figure(fig, "alignment")
-    fig, axes = plotting.figure(figsize=(6.4, 4.2))
-    plotting.plot_learning(
-        axes[0, 0], record.epoch.values, {label[lam]: record.loss.sel(lam=lam).values for lam in config.lams},
-        xlabel="epoch", ylabel="loss per trial",
-    )  # fmt: skip
+    fig, axes = plotting.figure(1, 2, figsize=(10, 4))
+    panels = {"loss": "loss per trial", "learning_alignment": "cosine, mean over steps"}
+    for ax, (name, ylabel) in zip(axes[0], panels.items(), strict=True):
+        curves = {label[lam]: record[name].sel(lam=lam).values for lam in config.lams}
+        plotting.plot_learning(ax, record.epoch.values, curves, xlabel="epoch", ylabel=ylabel)
+    axes[0, 0].set_yscale("log")
     axes[0, 0].set_title("Circuit, readout and synthesiser learning", loc="left")
     folder.save_figure(fig, "learning")
     fig, axes = plotting.figure(5, 1, figsize=(7, 8))
@@ -196,13 +209,18 @@ def draw(config: Config, folder: RunFolder, record: xr.Dataset, synapse: xr.Data
 
 def show(config: Config, folder: RunFolder) -> None:
     """The small table at the end."""
-    table = Table("λ", "cosine, median of seeds", "95 % interval", "share of optimum", "loss: first → last epoch")
+    table = Table(
+        "λ", "cosine", "95 % interval", "of optimum", "loss learnt", "cosine then", title="medians over seeds"
+    )
     s = folder.summary
     for lam in config.lams:
-        key = f"alignment.lam={lam:g}"
+        key, learning_key = f"alignment.lam={lam:g}", f"learning.lam={lam:g}"
         table.add_row(
-            f"{lam:g}", f"{s[f'{key}.median']:.3f}", f"{s[f'{key}.low']:.3f} – {s[f'{key}.high']:.3f}",
+            f"{lam:g}",
+            f"{s[f'{key}.median']:.3f}",
+            f"{s[f'{key}.low']:.3f}–{s[f'{key}.high']:.3f}",
             f"{s[f'fraction_of_optimum.lam={lam:g}']:.1%}",
-            f"{s[f'learning.lam={lam:g}.loss.first']:.4f} → {s[f'learning.lam={lam:g}.loss.last']:.4f}",
-        )  # fmt: skip
+            f"{s[f'{learning_key}.loss.last']:.1e}",
+            f"{s[f'{learning_key}.alignment']:.3f}",
+        )
     Console().print(table)
