@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from bpl_neuro.backend import get_backend
-from bpl_neuro.codegen import array_function
+from bpl_neuro.build import (
+    constraints,
+    initial_weights,
+    population_sizes,
+    positive_int,
+    scale_to_radius,
+    wire,
+)
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
-from bpl_neuro.spec import INPUT, Model, Population, checked_quantity
+from bpl_neuro.spec import Model
 from bpl_neuro.storage import read_arrays, write_arrays
-from bpl_neuro.transition import Local, State, Synapses, Transition, Wiring
+from bpl_neuro.transition import Local, State, Transition
 
 __all__ = ["Circuit"]
 
@@ -72,14 +79,22 @@ class Circuit:
         self.backend = get_backend(backend)
         self.dtype = self.backend.dtype(dtype)
         self.inputs = positive_int("inputs", inputs)
-        self.sizes = self._sizes(size)
+        self.sizes = population_sizes(self.model, size)
         self._overrides = dict(parameters or {})
-        self._wiring = self._wire()
+        self._wiring = wire(self.model, self.sizes, self.inputs, self._overrides, self.dtype, self.xp)
         self.layout: Layout = self._wiring.layout
         self.n = self._wiring.n
         self.rates = self._wiring.rates
         rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
-        self.psi = self._initial_weights(rng, radius)
+        psi = initial_weights(self._wiring, rng)
+        exists, plastic, signs = constraints(self.model, self._wiring, rng)
+        psi = np.where(signs == 0, psi, np.abs(psi) * signs) * exists
+        if radius is not None:
+            scale_to_radius(self._wiring, psi, radius)
+        mask = exists * plastic
+        self._wiring = replace(self._wiring, mask=None if mask.all() else self.xp.asarray(mask, self.dtype))
+        self._signs = self.xp.asarray(signs, self.dtype) if signs.any() else None
+        self.psi = psi
 
     @property
     def populations(self) -> tuple[Local, ...]:
@@ -103,6 +118,38 @@ class Circuit:
             raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {value.shape}")
         self._psi = value
         self.weights = self.layout.views(value)
+
+    @property
+    def signs(self) -> Any:
+        """Sign (1, −1) that each weight keeps, 0 where it is free; (|Ψ|,), or None if all are free."""
+        return self._signs
+
+    @property
+    def mask(self) -> Any:
+        """1 where a synapse exists and is plastic, else 0; (|Ψ|,), or None if all are."""
+        return self._wiring.mask
+
+    def constrain(self, psi: Any) -> Any:
+        """Dale's law: weights that crossed zero are put at zero. For after an optimiser's step."""
+        if self._signs is None:
+            return psi
+        return self.xp.where(self._signs * psi < 0, 0, psi)
+
+    def draw_noise(self, rng: np.random.Generator, batch: int) -> Any:
+        """One step's additive noise for (B, n) states, or None for a model without noise."""
+        if not self.noisy:
+            return None
+        noise = np.zeros((batch, self.n))
+        for pop in self._wiring.populations:
+            if pop.noise is not None:
+                draws = rng.standard_normal((batch, pop.N, pop.noise.shape[-1]))
+                noise[:, pop.state_slice] = np.einsum("nsq,bnq->bns", pop.noise, draws).reshape(batch, -1)
+        return self.xp.asarray(noise, self.dtype)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the model has noise."""
+        return any(pop.noise is not None for pop in self._wiring.populations)
 
     def initial_state(self, batch: int) -> State:
         """The state every trial starts from, for `batch` trials."""
@@ -128,13 +175,15 @@ class Circuit:
         fresh = self.initial_state(1).s
         return self.state(self.xp.where(rows[:, None], fresh, state.s))
 
-    def step(self, state: State, x: Any, *, linearise: bool = True) -> Transition:
+    def step(self, state: State, x: Any, *, noise: Any = None, linearise: bool = True) -> Transition:
         """One step s_{t−1} → s_t with its linearisation.
 
         Parameters
         ----------
         state : State
         x : (B, K) array
+        noise : (B, n) array, optional
+            Added to the new state; from `draw_noise`.
         linearise : bool
             False leaves A and C empty: for running without learning.
         """
@@ -154,9 +203,13 @@ class Circuit:
                 split = pop.S + len(pop.a_keys)
                 A.append(dict(zip(pop.a_keys, results[pop.S : split], strict=True)))
                 C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
+        if noise is not None:
+            s += noise
         return Transition(state, self.state(s), x, tuple(u), tuple(A), tuple(C), self.weights, wiring)
 
-    def run(self, x: Any, state: State | None = None) -> tuple[Any, Any]:
+    def run(
+        self, x: Any, state: State | None = None, *, noise: int | np.random.Generator | None = None
+    ) -> tuple[Any, Any]:
         """Run without learning.
 
         Parameters
@@ -165,6 +218,8 @@ class Circuit:
             Inputs.
         state : State, optional
             Where to start; the initial state by default.
+        noise : int or numpy.random.Generator, optional
+            Seed of the model's noise; without it the run has no noise.
 
         Returns
         -------
@@ -177,8 +232,10 @@ class Circuit:
         state = state or self.initial_state(x.shape[0])
         states = self.xp.empty((x.shape[0], x.shape[1], self.n), self.dtype)
         rates = self.xp.empty((x.shape[0], x.shape[1], self.rates), self.dtype)
+        rng = np.random.default_rng(noise) if noise is not None else None
         for t in range(x.shape[1]):
-            state = self.step(state, x[:, t], linearise=False).new
+            added = None if rng is None else self.draw_noise(rng, x.shape[0])
+            state = self.step(state, x[:, t], noise=added, linearise=False).new
             states[:, t], rates[:, t] = state.s, state.rate
         return states, rates
 
@@ -192,7 +249,8 @@ class Circuit:
             "dtype": self.dtype.name,
             "parameters": {key: np.asarray(v).tolist() for key, v in self._overrides.items()},
         }
-        write_arrays(path, {"psi": self.backend.to_host(self.psi)}, meta)
+        arrays = {"psi": self.psi} if self.mask is None else {"psi": self.psi, "mask": self.mask}
+        write_arrays(path, {name: self.backend.to_host(array) for name, array in arrays.items()}, meta)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "numpy") -> Circuit:
@@ -214,6 +272,8 @@ class Circuit:
                 backend=backend,
             )
             circuit.psi = arrays["psi"]
+            if circuit.mask is not None:
+                circuit._wiring = replace(circuit._wiring, mask=circuit.xp.asarray(arrays["mask"], circuit.dtype))
         except KeyError as error:
             raise ValidationError(f"{path}: {error} is missing from the file") from None
         return circuit
@@ -238,7 +298,7 @@ class Circuit:
         u: list[Any] = [None] * len(self._wiring.populations)
         for synapses in self._wiring.synapses:
             pop = self._wiring.populations[synapses.post]
-            sent = x if synapses.pre is None else state.rate[:, self._wiring.populations[synapses.pre].rate_slice]
+            sent = self._wiring.sent(synapses, state, x)
             W = self.weights[synapses.key]
             arriving = (sent @ W.reshape(-1, W.shape[-1]).T).reshape(-1, len(synapses.ports), pop.N)
             if u[synapses.post] is None:
@@ -253,123 +313,8 @@ class Circuit:
                 u[q] = self.xp.broadcast_to(self.weights[f"bias->{pop.name}"], (x.shape[0], pop.P, pop.N))
         return u
 
-    def _sizes(self, size: int | Mapping[str, int]) -> dict[str, int]:
-        names = list(self.model.populations)
-        if not isinstance(size, Mapping):
-            if len(names) > 1:
-                example = ", ".join(f'"{n}": 20' for n in names)
-                raise ValidationError(f"`size` must name each population, like {{{example}}}; got {size!r}")
-            size = {names[0]: size}
-        if set(size) != set(names):
-            raise ValidationError(f"`size` must have exactly the populations {', '.join(names)}; got {', '.join(size)}")
-        return {name: positive_int(f"size of {name}", size[name]) for name in names}
-
-    def _wire(self) -> Wiring:
-        populations: list[Local] = []
-        n = rates = 0
-        unused = set(self._overrides)
-        for name, population in self.model.populations.items():
-            N, S = self.sizes[name], len(population.neuron.states)
-            values = self._parameter_values(population, N, unused)
-            populations.append(_local(population, N, n, rates, values, self.model.dt, self.dtype, self.xp))
-            n, rates = n + N * S, rates + N
-        if unused:
-            known = [f"{p.name}.{k}" for p in self.model.populations.values() for k in p.parameters]
-            raise ValidationError(f"`parameters` has {sorted(unused)[0]!r}; known: {', '.join(known) or 'none'}")
-        index = {pop.name: q for q, pop in enumerate(populations)}
-        shapes: dict[str, tuple[int, ...]] = {}
-        synapses = []
-        for projection in self.model.projections:
-            post, pre = index[projection.post], index.get(projection.pre)
-            names = self.model.populations[projection.post].neuron.inputs
-            whole = len(projection.inputs) == len(names)
-            key = f"{projection.pre}->{projection.post}" + ("" if whole else "." + "+".join(projection.inputs))
-            N_pre = self.inputs if projection.pre == INPUT else populations[pre].N  # type: ignore[index]
-            shapes[key] = (len(projection.inputs), populations[post].N, N_pre)
-            synapses.append(Synapses(key, post, pre, tuple(names.index(p) for p in projection.inputs)))
-        for pop in populations:
-            shapes[f"bias->{pop.name}"] = (pop.P, pop.N)
-        return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), self.xp)
-
-    def _parameter_values(self, population: Population, N: int, unused: set[str]) -> dict[str, Any]:
-        values: dict[str, Any] = dict(population.parameters)
-        for name in values:
-            for key in (name, f"{population.name}.{name}"):
-                if key not in self._overrides:
-                    continue
-                given = self._overrides[key]
-                unused.discard(key)
-                if np.ndim(given) == 0 or isinstance(given, str):
-                    values[name] = checked_quantity(given, population.neuron.dimensions[name], f"`parameters` {key}")
-                    continue
-                array = np.asarray(given, float)
-                if array.shape != (N,) or not np.isfinite(array).all():
-                    raise ValidationError(f"`parameters` {key} must be one value or {N} finite values, got {given!r}")
-                values[name] = array
-        return values
-
-    def _initial_weights(self, rng: np.random.Generator, radius: float | None) -> np.ndarray:
-        if radius is not None and not 0 <= radius < np.inf:
-            raise ValidationError(f"`radius` must be a number ≥ 0, got {radius}")
-        psi = np.zeros(self.layout.size)
-        views = self.layout.views(psi)
-        pops = self._wiring.populations
-        for synapses in self._wiring.synapses:
-            view, bound = views[synapses.key], 1 / np.sqrt(pops[synapses.post].N)
-            view[...] = rng.uniform(-bound, bound, view.shape)
-            if radius is not None and synapses.pre == synapses.post:
-                for W in view:
-                    W *= radius / np.abs(np.linalg.eigvals(W)).max()
-        for pop in pops:
-            bound = 1 / np.sqrt(pop.N)
-            views[f"bias->{pop.name}"][...] = rng.uniform(-bound, bound, (2, pop.P, pop.N)).sum(axis=0)
-        return psi
-
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())
         return (
             f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
         )
-
-
-def _local(
-    population: Population, N: int, n: int, rates: int, values: dict[str, Any], dt: float, dtype: Any, xp: Any
-) -> Local:
-    """Compile one population's equations at a size."""
-    neuron = population.neuron
-    A, C, D = neuron.derivatives()
-    S = len(neuron.states)
-    constants: list[Any] = [values[p] for p in neuron.parameters] + [dt]
-    if neuron.system is not None:
-        M = array_function("system", [neuron.symbols[2][: len(constants)]], list(neuron.system), np)(constants)
-        constants += _exact_constants(M, S, N, dt)
-    constants = [xp.asarray(c, dtype) if np.ndim(c) else float(c) for c in constants]
-    initial = np.empty((N, S))
-    initial[:] = [population.initial[s] for s in neuron.states]
-    symbols = neuron.symbols
-    everything = [*neuron.update, *A.values(), *C.values()]
-    return Local(
-        population.name, N, S, len(neuron.inputs), slice(n, n + N * S), slice(rates, rates + N),
-        array_function("linearised", symbols, everything, xp),
-        array_function("step", symbols, everything, xp, first=S),
-        array_function("rate", symbols, [neuron.rate, *D.values()], xp),
-        tuple(A), tuple(C), tuple(D), tuple(constants), initial,
-    )  # fmt: skip
-
-
-def _exact_constants(M: tuple[Any, ...], S: int, N: int, dt: float) -> list[Any]:
-    """expm(M dt) and ∫₀^dt expm(M τ) dτ, entry by entry: numbers, or (N,) arrays where parameters differ."""
-    entries = np.stack([np.broadcast_to(np.asarray(m, float), (N,)) for m in M], axis=-1).reshape(N, S, S)
-    same = N == 1 or (entries == entries[0]).all()
-    block = np.zeros((1 if same else N, 2 * S, 2 * S))
-    block[:, :S, :S], block[:, :S, S:] = entries[: len(block)], np.eye(S)
-    full = np.stack([scipy.linalg.expm(b * dt) for b in block])
-    parts = [full[:, :S, :S].reshape(-1, S * S), full[:, :S, S:].reshape(-1, S * S)]
-    return [float(p[0, k]) if same else p[:, k] for p in parts for k in range(S * S)]
-
-
-def positive_int(name: str, value: Any) -> int:
-    """`value` as an int ≥ 1, or ValidationError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValidationError(f"`{name}` must be a whole number ≥ 1, got {value!r}")
-    return int(value)

@@ -32,6 +32,9 @@ class Batch:
         True at a trial's last step. Several trials may follow one another in a row. Default: True at
         the last step only. Steps after a row's last end are padding: they carry no loss, nothing is
         learned in them, and `end` is set there.
+    stream : bool
+        True for a piece of an endless stream: the next piece goes on where this one stops, `end` is False everywhere
+        by default, and there is no padding.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class Batch:
     y: NDArray
     mask: Any = None
     end: Any = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         x, y = np.asarray(self.x), np.asarray(self.y)
@@ -70,7 +74,7 @@ class Batch:
         mask = mask.astype(x.dtype)
         if self.end is None:
             end = np.zeros((B, T), bool)
-            end[:, -1] = True
+            end[:, -1] = not self.stream
         else:
             end = np.asarray(self.end)
             if end.shape != (B, T):
@@ -78,7 +82,7 @@ class Batch:
             if end.dtype != bool and not np.isin(end, (0, 1)).all():
                 raise ValidationError("`end` must hold booleans, or 0 and 1")
             end = end.astype(bool)
-            if not end.any(axis=1).all():
+            if not self.stream and not end.any(axis=1).all():
                 row = int(np.argmin(end.any(axis=1)))
                 raise ValidationError(f"`end` has no True in row {row}; every trial needs a last step")
         for name, array in (("x", x), ("y", y), ("mask", mask)):
@@ -87,7 +91,7 @@ class Batch:
                 raise ValidationError(f"`{name}` must be finite, got {array[where]} at index {where}")
         if (mask < 0).any():
             raise ValidationError(f"`mask` must not be negative, got {mask.min()}")
-        padding = np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
+        padding = False if self.stream else np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
         mask = np.where(padding, 0, mask).astype(x.dtype)
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
@@ -106,7 +110,7 @@ class Batch:
 
     def __getitem__(self, rows: slice | NDArray) -> Batch:
         """Some of the trials, by slice or index array."""
-        return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows])
+        return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows], self.stream)
 
 
 @runtime_checkable

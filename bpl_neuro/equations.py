@@ -11,13 +11,13 @@ import ast
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy as sp
 
 from bpl_neuro.errors import ModelError
-from bpl_neuro.expressions import DT, ExpressionReader, reason, symbol
+from bpl_neuro.expressions import DT, ExpressionReader, is_noise, reason, symbol
 from bpl_neuro.functions import exprel, stabilise
 from bpl_neuro.quantities import brian2_parts, check_text, parse_expression
 
@@ -43,6 +43,11 @@ class NeuronEquations:
     system : (Matrix M, tuple b) or None
         With ``method="exact"`` and coupled states: ds/dt = M s + b(u); F then uses the symbols `exact_symbols`,
         which stand for expm(M dt) and its integral.
+    noise : tuple of tuple of Expr
+        Per state, the coefficients of the independent noise sources: a step adds coefficient · √dt · N(0, 1). Free of
+        states and inputs, so J is as it is without noise. Empty without noise.
+    delays : int
+        How many of the last states are a delay line of the rate: state −delays holds R(s) one step ago, and so on.
     """
 
     states: tuple[str, ...]
@@ -52,13 +57,15 @@ class NeuronEquations:
     rate: sp.Expr
     dimensions: Mapping[str, Any] = field(repr=False)
     system: sp.Matrix | None = None
+    noise: tuple[tuple[sp.Expr, ...], ...] = ()
+    delays: int = 0
 
     @property
     def symbols(self) -> tuple[tuple[sp.Symbol, ...], tuple[sp.Symbol, ...], tuple[sp.Symbol, ...]]:
         """Symbols of states, of inputs, and of parameters (with dt and the exact-integration constants last)."""
         constants = [symbol(p) for p in self.parameters] + [DT]
         if self.system is not None:
-            constants += exact_symbols(len(self.states))
+            constants += exact_symbols(len(self.states) - self.delays)
         return tuple(map(symbol, self.states)), tuple(map(symbol, self.inputs)), tuple(constants)
 
     def derivatives(self) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
@@ -68,6 +75,21 @@ class NeuronEquations:
         C = {(k, p): f.diff(u) for k, f in enumerate(self.update) for p, u in enumerate(inputs)}
         D = {j: self.rate.diff(s) for j, s in enumerate(states)}
         return _nonzero(A), _nonzero(C), _nonzero(D)
+
+    def with_delay_line(self, steps: int) -> NeuronEquations:
+        """The same neuron carrying its last rates: a transmission delay is exact with no new theory."""
+        names = tuple(f"delay_{k + 1}" for k in range(steps))
+        line = (self.rate, *map(symbol, names[:-1])) if steps else ()
+        noise = self.noise and self.noise + ((sp.Integer(0),) * len(self.noise[0]),) * steps
+        dimensions = {**self.dimensions, **dict.fromkeys(names, self.dimensions["rate"])}
+        return replace(
+            self,
+            states=self.states + names,
+            update=self.update + line,
+            noise=noise,
+            delays=steps,
+            dimensions=dimensions,
+        )
 
     def rate_slope(self) -> sp.Expr:
         """∂R/∂u of a population without states (a synthesiser unit), which has one input."""
@@ -143,6 +165,7 @@ def read_equations(
     }
     subexpressions = _resolve({n: bodies[n] for n in kinds["subexpression"]}, where)
 
+    noise: tuple[tuple[sp.Expr, ...], ...] = ()
     if update is not None:
         if differential:
             raise ModelError(f"{where}: give either differential equations or `update`, not both")
@@ -160,6 +183,7 @@ def read_equations(
     else:
         states = tuple(differential)
         slopes = [bodies[name].subs(subexpressions, simultaneous=True) for name in states]
+        slopes, noise = _split_noise(slopes, states, inputs, method or "euler", where)
         new, system = _integrate(states, slopes, inputs, method or "euler", where)
     _check_memory(states, stateless, where)
     if rate not in equations:
@@ -175,15 +199,13 @@ def read_equations(
         )
     dimensions = {n: eq.dim for n, eq in equations.items()} | {"rate": equations[rate].dim}
     finish = [stabilise(expr) for expr in (*new, rate_expr)]
-    return NeuronEquations(states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system)
+    return NeuronEquations(states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system, noise)
 
 
 def _parse(text: str, where: str) -> Any:
     """Brian2's own parser, its errors turned into ours."""
     if not text.strip():
         raise ModelError(f"{where}: the equations are empty")
-    if "xi" in _identifiers(text):
-        raise ModelError(f"{where}: noise ('xi') is not available; the update map must be deterministic")
     _check_expressions(text, where)
     try:
         equations = brian2_parts().Equations(textwrap.dedent(text))
@@ -202,11 +224,6 @@ def _check_expressions(text: str, where: str) -> None:
         left, equals, right = chunk.partition("=")
         if equals:
             parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
-
-
-def _identifiers(text: str) -> set[str]:
-    word = "".join(c if c.isalnum() or c == "_" else " " for c in text)
-    return set(word.split())
 
 
 def _check_flags(equations: Any, where: str) -> None:
@@ -266,6 +283,27 @@ def _read_update(
     if not assigned:
         raise ModelError(f"{where}: there are no assignments")
     return assigned
+
+
+def _split_noise(
+    slopes: list[sp.Expr], states: tuple[str, ...], inputs: Sequence[str], method: str, where: str
+) -> tuple[list[sp.Expr], tuple[tuple[sp.Expr, ...], ...]]:
+    """Deterministic slopes, and the coefficients of each noise source (``xi``, ``xi_name``) in each of them."""
+    sources = sorted({s for f in slopes for s in f.free_symbols if is_noise(str(s))}, key=str)
+    if not sources:
+        return slopes, ()
+    if method != "euler":
+        raise ModelError(f"{where}: noise ('xi') needs `method` = 'euler' (Euler–Maruyama), got {method!r}")
+    moving = {symbol(name) for name in (*states, *inputs)} | set(sources)
+    coefficients = [tuple(f.diff(s) for s in sources) for f in slopes]
+    for row in coefficients:
+        for coefficient in row:
+            if bad := coefficient.free_symbols & moving:
+                raise ModelError(
+                    f"{where}: the noise is multiplied by {sorted(map(str, bad))[0]!r}; only additive noise, scaled by "
+                    "parameters, is possible"
+                )
+    return [f.subs(dict.fromkeys(sources, 0), simultaneous=True) for f in slopes], tuple(coefficients)
 
 
 def _integrate(

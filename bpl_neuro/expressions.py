@@ -12,7 +12,7 @@ from bpl_neuro.errors import ModelError
 from bpl_neuro.functions import ALLOWED_FUNCTIONS, REFUSED_FUNCTIONS
 from bpl_neuro.quantities import brian2_parts, literal, parse_expression
 
-__all__ = ["DT", "ExpressionReader", "reason", "symbol"]
+__all__ = ["DT", "ExpressionReader", "is_noise", "reason", "symbol"]
 
 DT = sp.Symbol("dt", real=True, positive=True)
 
@@ -20,6 +20,11 @@ DT = sp.Symbol("dt", real=True, positive=True)
 def symbol(name: str) -> sp.Symbol:
     """The real symbol of a name."""
     return sp.Symbol(name, real=True)
+
+
+def is_noise(name: str) -> bool:
+    """Whether a name is a noise source, ``xi`` or ``xi_…``."""
+    return name == "xi" or name.startswith("xi_")
 
 
 class ExpressionReader:
@@ -30,6 +35,7 @@ class ExpressionReader:
         self.names, self.where = dimensions, where
         self.variables = {**b2.FUNCTIONS, **b2.CONSTANT_VARIABLES, **b2.UNITS, **variables}
         self.variables["dt"] = b2.Variable("dt", dimensions=b2.SECOND)
+        self._noise = b2.Variable("xi", dimensions=b2.SECOND**-0.5)
 
     def read(self, text: str, dim: Any, name: str, *, derivative: bool = False) -> sp.Expr:
         """The tree of `text`, which must have the dimensions `dim` (those of dname/dt for a derivative)."""
@@ -37,6 +43,10 @@ class ExpressionReader:
         where = f"{self.where}, {name!r}"
         tree = parse_expression(text, where)
         expr = self._tree(tree, where)
+        sources = [s for s in map(str, expr.free_symbols) if is_noise(s)]
+        if sources and not derivative:
+            raise ModelError(f"{where}: noise ({sources[0]!r}) may stand in differential equations only")
+        self.variables |= dict.fromkeys(sources, self._noise)
         if expr.has(sp.zoo, sp.nan):
             raise ModelError(f"{where}: {text!r} divides by zero")
         if derivative:
@@ -83,7 +93,7 @@ class ExpressionReader:
         b2 = brian2_parts()
         if name == "dt":
             return DT
-        if name in self.names:
+        if name in self.names or is_noise(name):
             return symbol(name)
         if name == "inf":
             return sp.oo

@@ -18,9 +18,9 @@ from bpl_neuro.errors import DivergenceError, ValidationError
 from bpl_neuro.losses import check_targets
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Carry, Gradients, Rule
-from bpl_neuro.transition import Transition
+from bpl_neuro.transition import State, Transition
 
-__all__ = ["Outcome", "Step", "batch_updates", "check_finite", "run_batch"]
+__all__ = ["Outcome", "Position", "Step", "batch_updates", "check_finite", "run_batch"]
 
 #: (name, gradient) → the parameter as it is afterwards
 Receive = Callable[[str, Any], Any]
@@ -52,6 +52,15 @@ class Step:
     carry: Carry
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a stream stands between two pieces: the circuit's state, the rule's carry, errors still on their way."""
+
+    state: State
+    carry: Carry
+    pending: tuple[Any, ...] = ()
+
+
 @dataclass
 class Outcome:
     """What one batch gave.
@@ -64,6 +73,8 @@ class Outcome:
         Weight of the steps classified rightly, and of all steps with a class label.
     gradients : dict of str to array
         "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
+    at_end : Position
+        Where the loop stopped: from there a stream goes on.
     signals : dict of str to (T, B, n) array
         Per-step signals, on request.
     """
@@ -72,6 +83,7 @@ class Outcome:
     correct: float = 0.0
     scored: float = 0.0
     gradients: Gradients = field(default_factory=dict)
+    at_end: Position | None = None
     signals: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,6 +97,9 @@ def run_batch(
     *,
     watch: Callable[[Step], None] | None = None,
     index: int = 0,
+    start: Position | None = None,
+    noise: np.random.Generator | None = None,
+    error_delay: int = 0,
 ) -> Outcome:
     """Go through a batch once.
 
@@ -102,6 +117,12 @@ def run_batch(
         Sees every step.
     index : int
         Batches done before; named in errors.
+    start : Position, optional
+        Where to go on; a trial's start by default.
+    noise : Generator, optional
+        Of the model's noise; without it there is none.
+    error_delay : int
+        Steps by which c_t reaches the rule late. An error still on its way when its trial ends is lost.
 
     Raises
     ------
@@ -122,8 +143,11 @@ def run_batch(
     end = xp.asarray(batch.end)
     due: Any = batch.mask.any(axis=0)
     silent = xp.zeros((B, circuit.n), dtype)
-    state = circuit.initial_state(B)
-    carry = rule.init(B) if rule else {}
+    if start is None:
+        start = Position(circuit.initial_state(B), rule.init(B) if rule else {}, (silent,) * error_delay)
+    if start.state.s.shape[0] != B:
+        raise ValidationError(f"the stream has {start.state.s.shape[0]} rows, this piece {B}")
+    state, carry, pending = start.state, start.carry, list(start.pending)
     outcome = Outcome()
 
     def deliver(name: str, gradient: Any, step: int) -> Any:
@@ -139,7 +163,8 @@ def run_batch(
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for t in range(batch.steps):
-            transition = circuit.step(state, x[:, t], linearise=rule is not None)
+            added = None if noise is None else circuit.draw_noise(noise, B)
+            transition = circuit.step(state, x[:, t], noise=added, linearise=rule is not None)
             check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:
@@ -149,6 +174,10 @@ def run_batch(
                     right = output.argmax(axis=1) == y[:, t]
                     outcome.correct += float((right * weight[:, t]).sum())
                     outcome.scored += float(weight[:, t].sum())
+            if error_delay:
+                pending.append(c)
+                c = pending.pop(0)
+                pending = [~end[:, t, None] * late for late in pending]
             if rule is not None:
                 carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
                 if gradient is not None:
@@ -161,6 +190,7 @@ def run_batch(
         if rule is not None:
             for name, gradient in rule.finish(carry, theta).items():
                 deliver(name, gradient, 0)
+    outcome.at_end = Position(state, carry, tuple(pending))
     return outcome
 
 
@@ -182,7 +212,14 @@ def check_finite(xp: Any, quantity: str, array: Any, before: Any, step: int, ind
 
 
 def batch_updates(
-    circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any = None, *, signals: bool = False
+    circuit: Circuit,
+    readout: Readout,
+    rule: Rule,
+    batch: Batch,
+    theta: Any = None,
+    *,
+    signals: bool = False,
+    noise: int | None = None,
 ) -> Outcome:
     """The gradients a rule would give for one batch with all parameters frozen; nothing is changed.
 
@@ -194,6 +231,8 @@ def batch_updates(
         The rule's own parameters; its initial ones by default.
     signals : bool
         Also return the per-step signals, (T, B, n), ``c`` and ``state`` among them.
+    noise : int, optional
+        Seed of the model's noise; none by default.
 
     Returns
     -------
@@ -212,7 +251,8 @@ def batch_updates(
     def watch(step: Step) -> None:
         steps.append({**step.signals, "c": step.c, "state": step.transition.new.s})
 
-    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None)
+    rng = None if noise is None else np.random.default_rng(noise)
+    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None, noise=rng)
     outcome.gradients = sums
     if signals:
         outcome.signals = {name: circuit.xp.stack([s[name] for s in steps]) for name in steps[0]}

@@ -76,6 +76,8 @@ def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray],
             low, high = np.nanpercentile(values, [25, 75], axis=0)
             ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    if np.issubdtype(np.asarray(x).dtype, np.integer):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     if len(curves) > 1:
         ax.legend(frameon=False)
     return ax

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.circuit import Circuit, positive_int
+from bpl_neuro.build import positive_int
+from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.losses import Loss, get_loss
 from bpl_neuro.parameters import Layout

@@ -45,14 +45,16 @@ class Trajectory:
     readout_gradient: np.ndarray
 
 
-def trajectory(circuit: Circuit, readout: Readout, batch: Batch) -> Trajectory:
-    """Run a batch step by step; parameters stay as they are."""
+def trajectory(circuit: Circuit, readout: Readout, batch: Batch, noise: int | None = None) -> Trajectory:
+    """Run a batch step by step; parameters stay as they are. `noise` is the seed of the model's noise, if any."""
+    rng = None if noise is None else np.random.default_rng(noise)
     state = circuit.initial_state(batch.size)
     transitions, c, loss = [], [], 0.0
     readout_gradient = np.zeros_like(readout.phi)
     x = batch.x.astype(circuit.dtype)
     for t in range(batch.steps):
-        transition = circuit.step(state, x[:, t])
+        added = None if rng is None else circuit.draw_noise(rng, batch.size)
+        transition = circuit.step(state, x[:, t], noise=added)
         step_loss, step_c, step_gradient, _ = readout.credit(
             transition.new, batch.y[:, t], batch.mask[:, t].astype(circuit.dtype) * readout.trial_weight(batch.size)
         )

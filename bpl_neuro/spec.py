@@ -11,76 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ModelError
 from bpl_neuro.expressions import symbol
 from bpl_neuro.quantities import MAX_TEXT, brian2_parts, check_text, quantity
+from bpl_neuro.schema import ModelSpec, PopulationSpec, ProjectionSpec, SynapsesSpec, explain
 
 __all__ = ["Model", "Population", "available_models"]
 
 FOLDER = Path(__file__).parent / "models"
 INPUT = "input"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class PopulationSpec(_Strict):
-    """``[populations.NAME]``."""
-
-    equations: str
-    rate: str
-    inputs: list[str] = Field(min_length=1)
-    method: str | None = None
-    update: str | None = None
-    parameters: dict[str, str | float] = {}
-    initial: dict[str, str | float] = {}
-
-
-class ProjectionSpec(_Strict):
-    """``[[projections]]``: a population, or "input", onto one input of a population, or onto all of them."""
-
-    pre: str = Field(alias="from")
-    to: str
-
-
-class TimeSpec(_Strict):
-    """``[time]``."""
-
-    dt: str | float
-
-
-class SynapsesSpec(_Strict):
-    """``[synthesiser.synapses]``: the equation of a local eligibility trace."""
-
-    equations: str
-    method: str = "exponential_euler"
-    parameters: dict[str, str | float] = {}
-
-
-class SynthesiserSpec(_Strict):
-    """``[synthesiser]``: the unit of the population that predicts the future error gradient."""
-
-    equations: str = "g = v : 1\nv : 1"
-    rate: str = "g"
-    inputs: list[str] = Field(default=["v"], min_length=1, max_length=1)
-    parameters: dict[str, str | float] = {}
-    sees: str = "state"
-    sees_input: bool = False
-    synapses: SynapsesSpec | None = None
-
-
-class ModelSpec(_Strict):
-    """A whole model file."""
-
-    title: str = "Untitled"
-    populations: dict[str, PopulationSpec] = Field(min_length=1)
-    projections: list[ProjectionSpec] = []
-    time: TimeSpec | None = None
-    synthesiser: SynthesiserSpec = SynthesiserSpec()
+MAX_DELAY = 200
 
 
 @dataclass(frozen=True)
@@ -95,11 +38,30 @@ class Population:
 
 @dataclass(frozen=True)
 class Projection:
-    """Weights from `pre` (a population, or "input") onto some inputs of `post`."""
+    """Weights from `pre` (a population, or "input") onto some inputs of `post`.
+
+    Attributes
+    ----------
+    probability : float
+        Each synapse exists with this probability.
+    sign : {1, -1, 0}
+        Sign that every weight keeps (Dale's law); 0: free.
+    self_synapses : bool
+        False leaves out synapses of a neuron onto itself.
+    plastic : bool
+        False keeps the weights as they are.
+    delay : int
+        Transmission delay in steps.
+    """
 
     pre: str
     post: str
     inputs: tuple[str, ...]
+    probability: float = 1.0
+    sign: int = 0
+    self_synapses: bool = True
+    plastic: bool = True
+    delay: int = 0
 
 
 class Model:
@@ -216,7 +178,7 @@ class Model:
         try:
             spec = ModelSpec.model_validate(data)
         except ValidationError as error:
-            raise ModelError(f"{where}: {_explain(error)}") from None
+            raise ModelError(f"{where}: {explain(error)}") from None
         return cls(spec, where)
 
     def to_toml(self) -> str:
@@ -300,7 +262,14 @@ class Model:
             inputs = self.populations[post].neuron.inputs
             if port and port not in inputs:
                 raise ModelError(f"{key}: to = {spec.to!r}: {post} has the inputs {', '.join(inputs)}")
-            found.append(Projection(spec.pre, post, (port,) if port else inputs))
+            sign = {"+": 1, "-": -1, None: 0}[spec.sign]
+            delay = self._delay(spec, f"{key}: {spec.pre} → {spec.to}")
+            to = (port,) if port else inputs
+            if not spec.self_synapses and spec.pre != post:
+                raise ModelError(f"{key}: {spec.pre} → {spec.to}: `self` concerns a population's synapses onto itself")
+            found.append(
+                Projection(spec.pre, post, to, spec.probability, sign, spec.self_synapses, spec.plastic, delay)
+            )
         seen = [(p.pre, p.post, port) for p in found for port in p.inputs]
         if len(seen) != len(set(seen)):
             double = next(s for s in seen if seen.count(s) > 1)
@@ -312,6 +281,20 @@ class Model:
         if not any(p.pre == INPUT for p in found):
             found += [Projection(INPUT, p.name, p.neuron.inputs) for p in self.populations.values()]
         return tuple(found)
+
+    def _delay(self, spec: ProjectionSpec, where: str) -> int:
+        """A delay in whole steps."""
+        if spec.delay is None:
+            return 0
+        if spec.pre == INPUT:
+            raise ModelError(f"{where}: the external input has no delay; shift the stimulus itself")
+        value = checked_quantity(spec.delay, brian2_parts().SECOND, f"{where}: delay")
+        steps = value / self.dt
+        if value < 0 or abs(steps - round(steps)) > 1e-6:
+            raise ModelError(f"{where}: delay must be a whole number of steps of {self.dt:g} s, got {spec.delay!r}")
+        if round(steps) > MAX_DELAY:
+            raise ModelError(f"{where}: delay is {round(steps)} steps; at most {MAX_DELAY} are possible")
+        return round(steps)
 
 
 def available_models() -> list[str]:
@@ -337,23 +320,3 @@ def _plain(data: Any) -> Any:
     if hasattr(data, "dim") and hasattr(data, "in_best_unit"):
         return data.in_best_unit(python_code=True) if data.dim is not None else float(data)
     return data
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "top level"
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key (given: {str(first['input'])[:60]!r}); known: {_known_keys(first['loc'])}"
-    if first["type"] == "missing":
-        return f"{key}: this key is missing"
-    return f"{key}: {first['msg']}, got {str(first['input'])[:60]!r}"
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> str:
-    kinds = {
-        "populations": PopulationSpec, "projections": ProjectionSpec, "time": TimeSpec, "synthesiser": SynthesiserSpec,
-    }  # fmt: skip
-    kind: Any = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
-    if "synapses" in loc[:-1]:
-        kind = SynapsesSpec
-    return ", ".join(f.alias or name for name, f in kind.model_fields.items())

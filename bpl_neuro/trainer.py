@@ -11,13 +11,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bpl_neuro.circuit import Circuit, positive_int
+from bpl_neuro.build import positive_int
+from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Task
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.loop import Outcome, Step, check_finite, run_batch
+from bpl_neuro.loop import Outcome, Position, Step, check_finite, run_batch
 from bpl_neuro.optimisers import Adam, Optimiser
+from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Gradients, Rule
+from bpl_neuro.spec import checked_quantity
 from bpl_neuro.storage import read_arrays, write_arrays
 
 __all__ = ["Trainer"]
@@ -37,8 +40,12 @@ class Trainer:
     schedule : {"trial", "step"}
         "step": parameters move at every step, fully online. "trial": gradients are summed over the batch's trials and
         applied at their end.
+    update_every : int
+        With the per-step schedule: gradients are summed over this many steps before they are applied.
+    error_delay : int or str
+        Steps, or a time like ``"20*ms"``, by which the error reaches the circuit late.
     seed : int
-        For the order and choice of trials.
+        For the order and choice of trials, and, in a stream of its own, for the model's noise.
 
     Attributes
     ----------
@@ -58,6 +65,8 @@ class Trainer:
         *,
         optimiser: Optimiser | Mapping[str, Optimiser | None] | None = None,
         schedule: str = "trial",
+        update_every: int = 1,
+        error_delay: int | str = 0,
         seed: int = 0,
     ) -> None:
         if schedule not in rule.schedules:
@@ -74,7 +83,13 @@ class Trainer:
             for name, o in self.optimisers.items()
             if self.parameter(name) is not None
         }
+        self.update_every = positive_int("update_every", update_every)
+        self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
         self.rng = np.random.default_rng(seed)
+        self.noise_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+        self._steps = 0
+        self._position: Position | None = None
+        self._sums: Gradients = {}
         self.history: list[dict[str, float]] = []
         self.batches = 0
         self.best: dict[str, Any] | None = None
@@ -86,27 +101,40 @@ class Trainer:
         return self.readout.phi if name == "phi" else self.theta
 
     def train_batch(self, batch: Batch, watch: Callable[[Step], None] | None = None) -> Outcome:
-        """Learn from one batch.
+        """Learn from one batch, or from the next piece of a stream (``Batch(…, stream=True)``).
 
         Raises
         ------
+        ValidationError
+            If the rule's trace needs whole trials and the batch is a piece of a stream.
         DivergenceError
             When the state or a parameter stops being finite; parameters keep their last finite values.
         """
-        sums: Gradients = {}
+        if batch.stream and not self.rule.streams:
+            raise ValidationError('a stream needs a trace that never looks back, like trace="full" or "local"')
+        start = self._position if batch.stream else None
+        if start is None:
+            self._sums = {}
 
         def receive(name: str, gradient: Any) -> Any:
-            if self.schedule == "step":
-                self._descend(name, gradient)
-            else:
-                sums[name] = sums[name] + gradient if name in sums else gradient
+            self._sums[name] = self._sums[name] + gradient if name in self._sums else gradient
+            if self.schedule == "step" and (self._steps + 1) % self.update_every == 0:
+                self._descend(name, self._sums.pop(name))
             return self.parameter(name)
 
+        def counted(step: Step) -> None:
+            self._steps += 1
+            if watch:
+                watch(step)
+
         outcome = run_batch(
-            self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=watch, index=self.batches
-        )
-        for name, gradient in sums.items():
-            self._descend(name, gradient)
+            self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=counted, index=self.batches,
+            start=start, noise=self.noise_rng if self.circuit.noisy else None, error_delay=self.error_delay,
+        )  # fmt: skip
+        self._position = outcome.at_end if batch.stream else None
+        if self.schedule == "trial" or not batch.stream:
+            for name in list(self._sums):
+                self._descend(name, self._sums.pop(name))
         self.batches += 1
         return outcome
 
@@ -172,8 +200,9 @@ class Trainer:
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
         totals, count = Outcome(), 0
+        noise = np.random.default_rng([seed, 1]) if self.circuit.noisy else None
         for batch in task.batches(np.random.default_rng(seed), batch_size, split):
-            outcome = run_batch(self.circuit, self.readout, None, batch, None, lambda name, gradient: None)
+            outcome = run_batch(self.circuit, self.readout, None, batch, None, lambda name, gradient: None, noise=noise)
             _add(totals, outcome, batch.size)
             count += batch.size
         return _figures(totals, count, "")
@@ -200,7 +229,9 @@ class Trainer:
             "kind": "checkpoint",
             "history": self.history,
             "batches": self.batches,
+            "steps": self._steps,
             "rng": self.rng.bit_generator.state,
+            "noise_rng": self.noise_rng.bit_generator.state,
             "best_loss": self.best["loss"] if self.best else None,
         }
         write_arrays(path, {k: self.circuit.backend.to_host(v) for k, v in arrays.items()}, meta)
@@ -229,7 +260,9 @@ class Trainer:
         self.theta = self.circuit.xp.asarray(arrays["theta"]) if "theta" in arrays else None
         self._moments = moments
         self.history, self.batches = meta["history"], meta["batches"]
+        self._steps = meta["steps"]
         self.rng.bit_generator.state = meta["rng"]
+        self.noise_rng.bit_generator.state = meta["noise_rng"]
         self.best = None
         if meta["best_loss"] is not None:
             self.best = {name: arrays.get(f"best/{name}") for name in PARAMETERS} | {"loss": meta["best_loss"]}
@@ -242,6 +275,8 @@ class Trainer:
         xp, old = self.circuit.xp, self.parameter(name)
         check_finite(xp, f"gradient of {name}", gradient, old, 0, self.batches)
         new, moments = optimiser.step(xp, old, gradient, self._moments[name])
+        if name == "psi":
+            new = self.circuit.constrain(new)
         check_finite(xp, name, new, old, 0, self.batches)
         self._moments[name] = moments
         if name == "psi":
@@ -254,6 +289,18 @@ class Trainer:
     def _keep_best(self, loss: float) -> None:
         if self.best is None or loss < self.best["loss"]:
             self.best = {name: copy.copy(self.parameter(name)) for name in PARAMETERS} | {"loss": loss}
+
+
+def whole_steps(name: str, value: int | str, dt: float) -> int:
+    """A number of steps, given as such or as a time."""
+    if isinstance(value, str):
+        steps = checked_quantity(value, brian2_parts().SECOND, f"`{name}`") / dt
+        if steps < 0 or abs(steps - round(steps)) > 1e-6:
+            raise ValidationError(f"`{name}` must be a whole number of steps of {dt:g} s, got {value!r}")
+        return round(steps)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValidationError(f'`{name}` must be a whole number ≥ 0 or a time like "20*ms", got {value!r}')
+    return value
 
 
 def _optimisers(given: Optimiser | Mapping[str, Optimiser | None] | None) -> dict[str, Optimiser]:

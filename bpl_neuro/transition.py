@@ -35,6 +35,8 @@ class Local:
     parameters : tuple
         Values of the equations' parameters: numbers or (N,) arrays.
     initial : (N, S) array
+    noise : (N, S, Q) array or None
+        What Q independent sources of N(0, 1) add to the states in a step.
     """
 
     name: str
@@ -51,24 +53,30 @@ class Local:
     d_keys: Sequence[int]
     parameters: tuple[Any, ...]
     initial: Any
+    noise: Any = None
 
 
 @dataclass(frozen=True)
 class Synapses:
     """Weights from one source onto some inputs of population `post`: a (ports, N_post, N_pre) block named `key`.
 
-    `pre` is None for the external input.
+    `pre` is None for the external input. `line` is None, or the state variable of the presynaptic neuron that holds its
+    delayed rate.
     """
 
     key: str
     post: int
     pre: int | None
     ports: tuple[int, ...]
+    line: int | None = None
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """The parts of a circuit that do not change from step to step."""
+    """The parts of a circuit that do not change from step to step.
+
+    `mask` (|Ψ|,) is 1 where a synapse exists and is plastic; None if that is everywhere.
+    """
 
     populations: tuple[Local, ...]
     synapses: tuple[Synapses, ...]
@@ -76,6 +84,22 @@ class Wiring:
     rates: int
     layout: Any
     xp: Any
+    mask: Any = None
+
+    def sent(self, synapses: Synapses, state: State, x: Any) -> Any:
+        """What arrives at the synapses: the input, the presynaptic rates, or the delayed ones; (B, N_pre)."""
+        if synapses.pre is None:
+            return x
+        pop = self.populations[synapses.pre]
+        if synapses.line is None:
+            return state.rate[:, pop.rate_slice]
+        return _by_state(state.s, pop)[..., synapses.line]
+
+    def slopes(self, synapses: Synapses, state: State) -> Mapping[int, Any]:
+        """Derivative of `sent` with respect to the presynaptic neuron's state variables."""
+        if synapses.line is not None:
+            return {synapses.line: 1}
+        return state.D[synapses.pre]  # type: ignore[index]
 
 
 @dataclass(frozen=True)
@@ -152,7 +176,7 @@ class Transition:
                 W = self.weights[synapses.key]
                 sent = _ports(received[synapses.post], synapses.ports) @ W.reshape(-1, W.shape[-1])
                 own = sums[synapses.pre]
-                for j, d in self.previous.D[synapses.pre].items():
+                for j, d in wiring.slopes(synapses, self.previous).items():
                     own[j] = _plus(own[j], sent * d)
         out = xp.empty_like(v)
         for pop, own in zip(wiring.populations, sums, strict=True):
@@ -173,7 +197,7 @@ class Transition:
             pre, post = wiring.populations[synapses.pre], wiring.populations[synapses.post]
             M_pre = _columns_by_state(M, pre)
             sent = xp.zeros((M.shape[0], pre.N, m), M.dtype)
-            for j, d in self.previous.D[synapses.pre].items():
+            for j, d in wiring.slopes(synapses, self.previous).items():
                 sent += M_pre[:, :, j] * _column(d)
             W = self.weights[synapses.key]
             arriving = W.reshape(-1, W.shape[-1]) @ sent
@@ -245,6 +269,7 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
     Returns
     -------
     (|Ψ|,) array
+        0 for synapses that do not exist or are not plastic.
     """
     wiring = transitions[0].wiring
     xp = wiring.xp
@@ -253,14 +278,14 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
     gradient = xp.zeros(wiring.layout.size, credits[0].dtype)
     views = wiring.layout.views(gradient)
     received = [stack([step[q] for step in per_step]) for q in range(len(wiring.populations))]
-    rates = stack([t.previous.rate for t in transitions])
-    x = stack([t.x for t in transitions])
     for synapses in wiring.synapses:
-        sent = x if synapses.pre is None else rates[:, wiring.populations[synapses.pre].rate_slice]
+        sent = stack([wiring.sent(synapses, t.previous, t.x) for t in transitions])
         view = views[synapses.key]
         xp.matmul(_ports(received[synapses.post], synapses.ports).T, sent, out=view.reshape(-1, view.shape[-1]))
     for pop, w in zip(wiring.populations, received, strict=True):
         views[f"bias->{pop.name}"][...] = w.sum(axis=0)
+    if wiring.mask is not None:
+        gradient *= wiring.mask
     return gradient
 
 

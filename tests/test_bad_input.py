@@ -68,7 +68,16 @@ BAD_MODELS = {
     "arguments": (equations(f"dr/dt = (-r + tanh(u, u))/tau : 1\nu : 1\n{TAU}"), "takes (exactly )?1 argument"),
     "comparison": (equations(f"dr/dt = (-r + (u > 0))/tau : 1\nu : 1\n{TAU}"), "comparison has no derivative"),
     "spikes": (equations(f"dr/dt = (-r + u)/tau : 1 (unless refractory)\nu : 1\n{TAU}"), "refractor"),
-    "noise": (equations(f"dr/dt = -r/tau + u*xi/tau**0.5 : 1\nu : 1\n{TAU}"), "xi"),
+    "multiplied noise": (equations(f"dr/dt = -r/tau + u*xi/tau**0.5 : 1\nu : 1\n{TAU}"), "only additive noise"),
+    "noise in a subexpression": (
+        equations(f"dr/dt = -r/tau + u/tau : 1\nq = xi*tau**0.5 : 1\nu : 1\n{TAU}"),
+        "differential",
+    ),
+    "noise and a method": (
+        changed(equations=f"dr/dt = -r/tau + u/tau + xi/tau**0.5 : 1\nu : 1\n{TAU}", method="exact"),
+        "euler",
+    ),
+    "unit of the noise": (equations(f"dr/dt = -r/tau + u/tau + xi : 1\nu : 1\n{TAU}"), "units"),
     "time": (equations(f"dr/dt = (-r + u*sin(t/tau))/tau : 1\nu : 1\n{TAU}"), "'t' may not appear"),
     "boolean": (equations(f"dr/dt = (-r + u)/tau : 1\nu : 1\nb : boolean\n{TAU}"), "boolean"),
     "input not declared": (equations(f"dr/dt = -r/tau : 1\n{TAU}"), "'u' must be declared"),

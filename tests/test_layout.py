@@ -12,9 +12,9 @@ import bpl_neuro
 PACKAGE = Path(bpl_neuro.__file__).parent
 #: a module imports only from above it
 ORDER = [
-    "errors", "backend", "functions", "quantities", "codegen", "expressions", "equations", "spec", "data", "storage",
-    "parameters", "transition", "circuit", "losses", "readout", "optimisers", "synthesiser", "reference", "rules",
-    "loop", "trainer", "recording", "analysis", "plotting", "experiment", "tasks", "cli",
+    "errors", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec", "data",
+    "storage", "parameters", "transition", "build", "circuit", "losses", "readout", "optimisers", "synthesiser",
+    "reference", "rules", "loop", "trainer", "recording", "analysis", "plotting", "experiment", "tasks", "cli",
 ]  # fmt: skip
 
 

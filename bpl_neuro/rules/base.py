@@ -46,6 +46,11 @@ class Rule(ABC):
     def schedules(self) -> tuple[str, ...]:
         """Schedules under which the rule has a meaning: "step", "trial"."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether it can learn from an endless stream, without waiting for trials to end."""
+        return "step" in self.schedules
+
     def initial_theta(self) -> Any:
         """The rule's own parameters at the start, or None if it has none."""
         return None

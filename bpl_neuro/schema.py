@@ -1,0 +1,96 @@
+"""The schema of a model file: which keys there are, and of what kind."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+__all__ = [
+    "ModelSpec", "PopulationSpec", "ProjectionSpec", "SynapsesSpec", "SynthesiserSpec", "TimeSpec", "explain",
+]  # fmt: skip
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class PopulationSpec(_Strict):
+    """``[populations.NAME]``."""
+
+    equations: str
+    rate: str
+    inputs: list[str] = Field(min_length=1)
+    method: str | None = None
+    update: str | None = None
+    parameters: dict[str, str | float] = {}
+    initial: dict[str, str | float] = {}
+
+
+class ProjectionSpec(_Strict):
+    """``[[projections]]``: a population, or "input", onto one input of a population, or onto all of them."""
+
+    pre: str = Field(alias="from")
+    to: str
+    probability: float = Field(default=1.0, gt=0, le=1)
+    sign: Literal["+", "-"] | None = None
+    self_synapses: bool = Field(default=True, alias="self")
+    plastic: bool = True
+    delay: str | float | None = None
+
+
+class TimeSpec(_Strict):
+    """``[time]``."""
+
+    dt: str | float
+
+
+class SynapsesSpec(_Strict):
+    """``[synthesiser.synapses]``: the equation of a local eligibility trace."""
+
+    equations: str
+    method: str = "exponential_euler"
+    parameters: dict[str, str | float] = {}
+
+
+class SynthesiserSpec(_Strict):
+    """``[synthesiser]``: the unit of the population that predicts the future error gradient."""
+
+    equations: str = "g = v : 1\nv : 1"
+    rate: str = "g"
+    inputs: list[str] = Field(default=["v"], min_length=1, max_length=1)
+    parameters: dict[str, str | float] = {}
+    sees: str = "state"
+    sees_input: bool = False
+    synapses: SynapsesSpec | None = None
+
+
+class ModelSpec(_Strict):
+    """A whole model file."""
+
+    title: str = "Untitled"
+    populations: dict[str, PopulationSpec] = Field(min_length=1)
+    projections: list[ProjectionSpec] = []
+    time: TimeSpec | None = None
+    synthesiser: SynthesiserSpec = SynthesiserSpec()
+
+
+def explain(error: ValidationError) -> str:
+    """What is wrong with a model file, its key first."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "top level"
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key (given: {str(first['input'])[:60]!r}); known: {_known_keys(first['loc'])}"
+    if first["type"] == "missing":
+        return f"{key}: this key is missing"
+    return f"{key}: {first['msg']}, got {str(first['input'])[:60]!r}"
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> str:
+    kinds = {
+        "populations": PopulationSpec, "projections": ProjectionSpec, "time": TimeSpec, "synthesiser": SynthesiserSpec,
+    }  # fmt: skip
+    kind: Any = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
+    if "synapses" in loc[:-1]:
+        kind = SynapsesSpec
+    return ", ".join(f.alias or name for name, f in kind.model_fields.items())
