@@ -1,0 +1,287 @@
+"""Noise, delays, sparse and signed projections, streams, updates every K steps, late errors."""
+
+import numpy as np
+import pytest
+from truth import case, error_of_summed_updates, off
+
+import bpl_neuro as bpl
+from bpl_neuro import reference
+
+TEXT = """
+title = "E and I with everything"
+[populations.exc]
+equations = '''
+dx/dt = (-x + u) / tau + sigma * xi / tau**0.5 : 1
+r = tanh(x) : 1
+u : 1
+tau : second (constant)
+sigma : 1 (constant)
+'''
+rate = "r"
+inputs = ["u"]
+parameters = { tau = "10*ms", sigma = 0.2 }
+initial = { x = 0.3 }
+[populations.inh]
+equations = "dr/dt = (-r + tanh(u)) / tau : 1\\nu : 1\\ntau : second (constant)"
+rate = "r"
+inputs = ["u"]
+parameters = { tau = "5*ms" }
+[[projections]]
+from = "exc"
+to = "exc"
+sign = "+"
+probability = 0.7
+self = false
+delay = "2*ms"
+[[projections]]
+from = "exc"
+to = "inh"
+sign = "+"
+delay = "1*ms"
+[[projections]]
+from = "inh"
+to = "exc"
+sign = "-"
+[[projections]]
+from = "inh"
+to = "inh"
+sign = "-"
+plastic = false
+[[projections]]
+from = "input"
+to = "exc"
+[time]
+dt = "1*ms"
+"""
+SIZES = {"exc": 5, "inh": 3}
+
+
+def circuit(seed=0, **keywords):
+    return bpl.Circuit(bpl.Model.from_toml(TEXT), SIZES, 2, seed=seed, **keywords)
+
+
+def data(seed=0, B=3, T=8, **keywords):
+    rng = np.random.default_rng(seed)
+    return bpl.Batch(rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), **keywords)
+
+
+def test_derivatives_with_delays():
+    c = circuit()
+    rng = np.random.default_rng(1)
+    s, x = rng.normal(size=(3, c.n)) * 0.5, rng.normal(size=(3, 2))
+    transition = c.step(c.state(s), x)
+    assert off(transition.jacobian(), reference.finite_difference_jacobian(c, s, x)) < 1e-7
+    M, v = rng.normal(size=(3, c.n, 4)), rng.normal(size=(3, c.n))
+    assert off(transition.jvp(M), transition.jacobian() @ M) < 1e-12
+    psi = c.psi.copy()
+
+    def value(p):
+        c.psi = p
+        return float((c.step(c.state(s), x).new.s * v).sum())
+
+    expected = reference.finite_difference(value, psi.copy()) * c.mask
+    c.psi = psi
+    assert off(transition.parameter_gradient(v), expected) < 1e-7
+
+
+def test_a_delay_is_a_delay():
+    """u at step t holds the rate of d steps before the last one, and the initial rate before the trial."""
+    c = circuit()
+    states, rates = c.run(data(T=6).x)
+    start = np.tanh(0.3)
+    pops = c.populations
+    x = data(T=6).x
+    state = c.initial_state(3)
+    for t in range(6):
+        transition = c.step(state, x[:, t])
+        for d, post, key in [(2, 0, "exc->exc"), (1, 1, "exc->inh")]:
+            late = rates[:, t - 1 - d, pops[0].rate_slice] if t - 1 - d >= 0 else np.full((3, 5), start)
+            u = transition.u[post][:, 0] - c.weights[f"bias->{pops[post].name}"][0] - late @ c.weights[key][0].T
+            inh = rates[:, t - 1, pops[1].rate_slice] if t else np.zeros((3, 3))
+            u = u - inh @ c.weights[f"inh->{pops[post].name}"][0].T
+            if post == 0:
+                u = u - x[:, t] @ c.weights["input->exc"][0].T
+            assert np.abs(u).max() < 1e-14
+        state = transition.new
+    assert off(states[:, -1], state.s) < 1e-15
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep"])
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_the_forward_view_with_delays_and_noise(lam, trace):
+    c = circuit()
+    readout = bpl.Readout(c, 2, seed=1)
+    unit = bpl.Synthesiser(c)
+    theta = np.random.default_rng(2).normal(size=(unit.n, unit.m)) * 0.2
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=lam, trace=trace)
+    found = -bpl.batch_updates(c, readout, rule, data(), theta, noise=5).gradients["theta"]
+    run = reference.trajectory(c, readout, data(), noise=5)
+    assert off(found, reference.offline_lambda_sg(run, unit, theta, 0.9, lam)) < 1e-10
+    quiet = reference.trajectory(c, readout, data())
+    assert abs(run.loss - quiet.loss) > 1e-6
+    assert error_of_summed_updates(rule, c, readout, unit, data(), theta, 0.9, lam) < 1e-10
+
+
+def test_bptt_with_delays_and_noise_is_the_derivative_of_the_loss():
+    c = circuit()
+    readout = bpl.Readout(c, 2, seed=1)
+    _, gradient = reference.bptt(reference.trajectory(c, readout, data(), noise=5))
+    psi = c.psi
+
+    def loss(p):
+        c.psi = p
+        return reference.trajectory(c, readout, data(), noise=5).loss
+
+    expected = reference.finite_difference(loss, psi.copy()) * c.mask
+    c.psi = psi
+    assert off(gradient, expected) < 1e-6
+
+
+def test_noise_has_the_variance_of_the_equation():
+    """Euler–Maruyama of an Ornstein–Uhlenbeck process: stationary variance σ²/2 / (1 − dt/2τ)."""
+    model = bpl.Model.from_equations(
+        "dx/dt = -x/tau + sigma*xi/tau**0.5 + 0*u/tau : 1\nu : 1\ntau : second\nsigma : 1",
+        rate="x", parameters={"tau": "10*ms", "sigma": 0.5}, dt="1*ms",
+    )  # fmt: skip
+    c = bpl.Circuit(model, 50, 1)
+    states, _ = c.run(np.zeros((20, 400, 1)), noise=3)
+    late = states[:, 100:]
+    expected = 0.25 / 2 / (1 - 0.05)
+    assert abs(late.var() / expected - 1) < 0.05
+    assert abs(np.corrcoef(late[0, :, 0], late[0, :, 1])[0, 1]) < 0.4
+    again, _ = c.run(np.zeros((20, 400, 1)), noise=3)
+    assert (again == states).all()
+    assert (c.run(np.zeros((20, 400, 1)), noise=4)[0] != states).any()
+
+
+def test_initial_weights_keep_sign_and_sparsity():
+    c = circuit(radius=0.8)
+    W = {key: view[0] for key, view in c.weights.items() if "->" in key and not key.startswith("bias")}
+    assert (W["exc->exc"] >= 0).all() and not np.diag(W["exc->exc"]).any()
+    assert 0.3 < (W["exc->exc"] > 0).sum() / 20 < 1
+    assert (W["exc->inh"] > 0).all() and (W["inh->exc"] < 0).all() and (W["inh->inh"] < 0).all()
+    assert (W["input->exc"] > 0).any() and (W["input->exc"] < 0).any()
+    for key in ("exc->exc", "inh->inh"):
+        assert np.abs(np.linalg.eigvals(W[key])).max() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("schedule", ["trial", "step"])
+def test_signs_sparsity_and_frozen_projections_hold_through_learning(schedule):
+    c = circuit(seed=3)
+    readout = bpl.Readout(c, 2, seed=1)
+    before = {key: view.copy() for key, view in c.weights.items()}
+    trainer = bpl.Trainer(
+        c, readout, bpl.BPLambda(bpl.Synthesiser(c), trace="local"), optimiser=bpl.Adam(0.1), schedule=schedule
+    )
+    for k in range(30):
+        trainer.train_batch(data(k))
+    W = c.weights
+    assert (W["exc->exc"] >= 0).all() and (W["exc->inh"] >= 0).all() and (W["inh->exc"] <= 0).all()
+    assert (W["exc->exc"][before["exc->exc"] == 0] == 0).all()
+    assert (W["inh->inh"] == before["inh->inh"]).all()
+    zero = {key: (W[key] == 0).sum() - (before[key] == 0).sum() for key in ("exc->exc", "exc->inh", "inh->exc")}
+    assert sum(zero.values()) > 0  # some were stopped at zero
+    assert (W["exc->inh"] != before["exc->inh"]).any()
+
+
+def test_a_sparse_circuit_file_keeps_its_mask(tmp_path):
+    c = circuit(seed=7)
+    c.save(tmp_path / "c.npz")
+    again = bpl.Circuit.load(tmp_path / "c.npz")
+    assert (again.mask == c.mask).all() and (again.psi == c.psi).all() and (again.signs == c.signs).all()
+
+
+def stream_setting(trace="full", **keywords):
+    c = bpl.Circuit("adapting", 4, 2, seed=0)
+    rule = bpl.BPLambda(bpl.Synthesiser(c), gamma=0.9, lam=0.8, trace=trace)
+    return bpl.Trainer(c, bpl.Readout(c, 2, reduction="sum", seed=1), rule, schedule="step", **keywords)
+
+
+@pytest.mark.parametrize("trace", ["full", "local", "leak"])
+@pytest.mark.parametrize("keywords", [{}, {"update_every": 3}, {"error_delay": 2}])
+def test_a_stream_in_pieces_is_the_stream(trace, keywords):
+    """Pieces of any length give the updates of one long batch, to the bit."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 2)), rng.normal(size=(2, 30, 2))
+    end = rng.random((2, 30)) < 0.1
+    end[:, -1] = False
+    whole, pieces = (stream_setting(trace, optimiser=bpl.SGD(0.02), **keywords) for _ in range(2))
+    whole.train_batch(bpl.Batch(x, y, end=end, stream=True))
+    for a, b in [(0, 1), (1, 8), (8, 9), (9, 24), (24, 30)]:
+        pieces.train_batch(bpl.Batch(x[:, a:b], y[:, a:b], end=end[:, a:b], stream=True))
+    for name in ("psi", "phi", "theta"):
+        np.testing.assert_allclose(pieces.parameter(name), whole.parameter(name), rtol=1e-12, atol=1e-14)
+
+
+def test_updates_every_k_steps_sum_the_gradients_in_between():
+    one, three = stream_setting(optimiser=bpl.SGD(0.02)), stream_setting(optimiser=bpl.SGD(0.02), update_every=3)
+    seen = []
+    rng = np.random.default_rng(0)
+    piece = bpl.Batch(rng.normal(size=(2, 9, 2)), rng.normal(size=(2, 9, 2)), stream=True)
+    three.train_batch(piece, watch=lambda step: seen.append(three.circuit.psi))
+    moved = [k for k in range(1, 9) if (seen[k] != seen[k - 1]).any()]
+    assert moved == [2, 5, 8]
+    one.train_batch(piece)
+    assert (one.circuit.psi != three.circuit.psi).any()
+
+
+def test_a_stream_refuses_a_trace_that_looks_back():
+    c = bpl.Circuit("linear", 3, 2)
+    trainer = bpl.Trainer(c, bpl.Readout(c, 2), bpl.BPLambda(bpl.Synthesiser(c), trace="sweep"))
+    with pytest.raises(bpl.ValidationError, match="never looks back"):
+        trainer.train_batch(bpl.Batch(np.zeros((1, 3, 2)), np.zeros((1, 3, 2)), stream=True))
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+def test_a_late_error_is_the_error_moved(delay):
+    circuit_, readout, unit, batch, theta = case("leaky_tanh", T=8)
+    rule = bpl.BPLambda(unit, lam=0.9)
+    from bpl_neuro.loop import run_batch
+
+    seen = {}
+    for late in (0, delay):
+        seen[late] = []
+        current = {"psi": circuit_.psi, "phi": readout.phi, "theta": theta}
+        run_batch(
+            circuit_, readout, rule, batch, theta, lambda name, gradient, current=current: current[name],
+            watch=lambda step, late=late: seen[late].append(step.c), error_delay=late,
+        )  # fmt: skip
+    assert not np.any(seen[delay][:delay])
+    for t in range(8 - delay):
+        assert (seen[delay][t + delay] == seen[0][t]).all()
+
+
+def test_a_late_error_is_lost_with_its_trial():
+    c = bpl.Circuit("leaky_tanh", 3, 2, seed=0)
+    end = np.zeros((2, 8), bool)
+    end[:, -1] = True
+    end[0, 3] = True
+    trainer = bpl.Trainer(c, bpl.Readout(c, 2), bpl.BPLambda(bpl.Synthesiser(c)), error_delay="2*ms")
+    seen = []
+    trainer.train_batch(data(B=2, end=end), watch=lambda step: seen.append(step.c))
+    assert trainer.error_delay == 2
+    assert not seen[4][0].any() and not seen[5][0].any() and seen[6][0].any()
+    assert seen[4][1].any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (('delay = "2*ms"', 'delay = "2.5*ms"'), "whole number of steps"),
+        (('delay = "2*ms"', 'delay = "2*mV"'), "unit"),
+        (('delay = "2*ms"', 'delay = "2*second"'), "at most 200"),
+        (("probability = 0.7", "probability = 1.7"), "probability"),
+        (('sign = "-"', 'sign = "inhibitory"'), "sign"),
+        (('from = "input"', 'from = "input"\ndelay = "1*ms"'), "shift the stimulus"),
+        (('to = "inh"\nsign = "+"', 'to = "inh"\nself = false'), "`self`"),
+    ],
+)
+def test_wrong_projections(changed, message):
+    with pytest.raises(bpl.ModelError, match=message):
+        bpl.Model.from_toml(TEXT.replace(*changed, 1))
+
+
+@pytest.mark.parametrize("keywords", [{"update_every": 0}, {"error_delay": -1}, {"error_delay": "1.5*ms"}])
+def test_wrong_schedules(keywords):
+    with pytest.raises(bpl.ValidationError, match=next(iter(keywords))):
+        stream_setting(**keywords)
