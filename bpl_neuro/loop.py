@@ -20,7 +20,7 @@ from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Carry, Gradients, Rule
 from bpl_neuro.transition import State, Transition
 
-__all__ = ["Outcome", "Position", "Step", "batch_updates", "check_finite", "run_batch"]
+__all__ = ["Outcome", "Position", "Step", "Totals", "batch_updates", "check_finite", "run_batch"]
 
 #: (name, gradient) → the parameter as it is afterwards
 Receive = Callable[[str, Any], Any]
@@ -85,6 +85,30 @@ class Outcome:
     gradients: Gradients = field(default_factory=dict)
     at_end: Position | None = None
     signals: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Totals:
+    """Sums over the batches of an epoch or a split."""
+
+    loss: float = 0.0
+    correct: float = 0.0
+    scored: float = 0.0
+    trials: int = 0
+
+    def add(self, outcome: Outcome, size: int) -> None:
+        """Count one batch of `size` trials."""
+        self.loss += outcome.loss * size
+        self.correct += outcome.correct
+        self.scored += outcome.scored
+        self.trials += size
+
+    def figures(self, prefix: str) -> dict[str, float]:
+        """Mean loss per trial, and accuracy where there were class labels."""
+        figures = {f"{prefix}loss": self.loss / max(self.trials, 1)}
+        if self.scored:
+            figures[f"{prefix}accuracy"] = self.correct / self.scored
+        return figures
 
 
 def run_batch(

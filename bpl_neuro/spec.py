@@ -185,6 +185,9 @@ class Model:
         """The text of a model file that gives this model again."""
         return tomli_w.dumps(self.spec.model_dump(by_alias=True, exclude_none=True), multiline_strings=True)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self  # a model never changes
+
     def __repr__(self) -> str:
         populations = ", ".join(
             f"{p.name}: states {'/'.join(p.neuron.states)}, inputs {'/'.join(p.neuron.inputs)}"

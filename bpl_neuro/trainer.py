@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,19 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from bpl_neuro import checkpointing
 from bpl_neuro.build import positive_int
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Task
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.loop import Outcome, Position, Step, check_finite, run_batch
+from bpl_neuro.loop import Outcome, Step, check_finite, run_batch
 from bpl_neuro.optimisers import Adam, Optimiser
 from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules.base import Gradients, Rule
+from bpl_neuro.rules.base import Rule
 from bpl_neuro.spec import checked_quantity
-from bpl_neuro.storage import read_arrays, write_arrays
 
 __all__ = ["Trainer"]
-
-PARAMETERS = ("psi", "phi", "theta")
 
 
 class Trainer:
@@ -45,7 +44,7 @@ class Trainer:
     error_delay : int or str
         Steps, or a time like ``"20*ms"``, by which the error reaches the circuit late.
     seed : int
-        For the order and choice of trials, and, in a stream of its own, for the model's noise.
+        For the order and choice of trials (of each epoch on its own), and, in a stream of its own, for the noise.
 
     Attributes
     ----------
@@ -53,9 +52,23 @@ class Trainer:
         The rule's own parameters.
     history : list of dict
         One entry per epoch.
-    batches : int
-        Batches trained so far.
+    batches, epoch, within_epoch : int
+        Batches trained so far, epochs completed, batches of the epoch under way.
+    losses : list of float
+        Loss of every batch trained by `fit`.
     """
+
+    history: list[dict[str, float]]
+    losses: list[float]
+    best: dict[str, Any] | None
+    batches: int
+    epoch: int
+    within_epoch: int
+    _steps: int
+    _moments: dict[str, dict[str, Any]]
+    _sums: Gradients
+    _position: Position | None
+    _epoch_totals: Totals
 
     def __init__(
         self,
@@ -78,21 +91,11 @@ class Trainer:
         self.circuit, self.readout, self.rule, self.schedule = circuit, readout, rule, schedule
         self.theta = rule.initial_theta()
         self.optimisers = _optimisers(optimiser)
-        self._moments = {
-            name: o.init(circuit.xp, self.parameter(name))
-            for name, o in self.optimisers.items()
-            if self.parameter(name) is not None
-        }
         self.update_every = positive_int("update_every", update_every)
         self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
         self.noise_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
-        self._steps = 0
-        self._position: Position | None = None
-        self._sums: Gradients = {}
-        self.history: list[dict[str, float]] = []
-        self.batches = 0
-        self.best: dict[str, Any] | None = None
+        self.reset()
 
     def parameter(self, name: str) -> Any:
         """The parameter "psi", "phi" or "theta" as it is now."""
@@ -144,12 +147,18 @@ class Trainer:
         *,
         epochs: int = 1,
         batch_size: int = 50,
+        stop_at: int | None = None,
         validate: bool = True,
         callbacks: Iterable[Callable[[Trainer, Outcome], None]] = (),
+        watch: Callable[[Step], None] | None = None,
         progress: bool = True,
         checkpoint: str | Path | None = None,
+        checkpoint_every: int | None = None,
     ) -> Trainer:
         """Train until `epochs` epochs are in the history.
+
+        The trials of epoch E depend on the seed and E alone, so a run that was stopped, restored or forked in the
+        middle of an epoch goes on with the trials it would have had.
 
         Parameters
         ----------
@@ -157,15 +166,21 @@ class Trainer:
         epochs : int
             Total; a trainer restored from a checkpoint goes on to this number.
         batch_size : int
+        stop_at : int, optional
+            Stop when this many batches have been trained in all, also in the middle of an epoch.
         validate : bool
             After each epoch evaluate on the "validation" split, and keep the parameters with the lowest loss in
             `best`.
         callbacks : iterable of callable (trainer, outcome)
             Called after every batch.
+        watch : callable, optional
+            Sees every step; see `bpl_neuro.loop.Step`.
         progress : bool
             Show a progress bar.
         checkpoint : path, optional
             File written after every epoch.
+        checkpoint_every : int, optional
+            Also write it after every so many batches.
 
         Returns
         -------
@@ -173,39 +188,51 @@ class Trainer:
             Itself.
         """
         positive_int("epochs", epochs), positive_int("batch_size", batch_size)
+        if checkpoint_every is not None:
+            positive_int("checkpoint_every", checkpoint_every)
         callbacks = list(callbacks)
         with _progress(progress) as bar:
-            for epoch in range(len(self.history), epochs):
-                totals, count = Outcome(), 0
-                job = bar.add_task(f"epoch {epoch + 1}/{epochs}", total=None, loss="")
-                for batch in task.batches(self.rng, batch_size, "train"):
-                    outcome = self.train_batch(batch)
-                    _add(totals, outcome, batch.size)
-                    count += batch.size
+            while self.epoch < epochs and self.batches != stop_at:
+                job = bar.add_task(f"epoch {self.epoch + 1}/{epochs}", total=None, loss="")
+                trials = task.batches(np.random.default_rng([self.seed, self.epoch]), batch_size, "train")
+                for batch in itertools.islice(trials, self.within_epoch, None):
+                    outcome = self.train_batch(batch, watch)
+                    self.losses.append(outcome.loss)
+                    self._epoch_totals.add(outcome, batch.size)
+                    self.within_epoch += 1
                     bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")
                     for callback in callbacks:
                         callback(self, outcome)
-                entry = {"epoch": epoch + 1, "batches": self.batches, **_figures(totals, count, "train_")}
-                if validate:
-                    found = self.evaluate(task, "validation", batch_size=500)
-                    entry |= {f"validation_{key}": value for key, value in found.items()}
-                    self._keep_best(found["loss"])
-                self.history.append(entry)
+                    if checkpoint is not None and checkpoint_every and self.batches % checkpoint_every == 0:
+                        self.save(checkpoint)
+                    if self.batches == stop_at:
+                        break
+                else:
+                    entry = self._end_epoch(task, validate)
+                    bar.console.print(f"epoch {self.epoch}/{epochs}: {_line(entry)}", soft_wrap=True)
+                    if checkpoint is not None:
+                        self.save(checkpoint)
                 bar.remove_task(job)
-                bar.console.print(f"epoch {epoch + 1}/{epochs}: {_line(entry)}", soft_wrap=True)
-                if checkpoint is not None:
-                    self.save(checkpoint)
         return self
+
+    def _end_epoch(self, task: Task, validate: bool) -> dict[str, float]:
+        entry = {"epoch": self.epoch + 1, "batches": self.batches, **self._epoch_totals.figures("train_")}
+        if validate:
+            found = self.evaluate(task, "validation", batch_size=500)
+            entry |= {f"validation_{key}": value for key, value in found.items()}
+            self._keep_best(found["loss"])
+        self.history.append(entry)
+        self.epoch, self.within_epoch, self._epoch_totals = self.epoch + 1, 0, Totals()
+        return entry
 
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
-        totals, count = Outcome(), 0
+        totals = Totals()
         noise = np.random.default_rng([seed, 1]) if self.circuit.noisy else None
         for batch in task.batches(np.random.default_rng(seed), batch_size, split):
             outcome = run_batch(self.circuit, self.readout, None, batch, None, lambda name, gradient: None, noise=noise)
-            _add(totals, outcome, batch.size)
-            count += batch.size
-        return _figures(totals, count, "")
+            totals.add(outcome, batch.size)
+        return totals.figures("")
 
     def predict(self, x: Any) -> Any:
         """Outputs of the readout for inputs (B, T, K): (B, T, M)."""
@@ -219,22 +246,8 @@ class Trainer:
         self.theta = self.best["theta"]
 
     def save(self, path: str | Path) -> None:
-        """Everything needed to go on, in one file, atomically and without pickle."""
-        arrays = {name: self.parameter(name) for name in PARAMETERS if self.parameter(name) is not None}
-        for name, moments in self._moments.items():
-            arrays |= {f"moments/{name}/{key}": value for key, value in moments.items()}
-        if self.best is not None:
-            arrays |= {f"best/{name}": v for name, v in self.best.items() if v is not None and name != "loss"}
-        meta = {
-            "kind": "checkpoint",
-            "history": self.history,
-            "batches": self.batches,
-            "steps": self._steps,
-            "rng": self.rng.bit_generator.state,
-            "noise_rng": self.noise_rng.bit_generator.state,
-            "best_loss": self.best["loss"] if self.best else None,
-        }
-        write_arrays(path, {k: self.circuit.backend.to_host(v) for k, v in arrays.items()}, meta)
+        """Everything needed to go on to the same bits, in one file, atomically and without pickle."""
+        checkpointing.save(self, path)
 
     def restore(self, path: str | Path) -> Trainer:
         """Continue from a file that `save` wrote, with a circuit, readout and rule of the same shapes.
@@ -244,29 +257,31 @@ class Trainer:
         ValidationError
             If the file is damaged or does not fit; nothing is changed then.
         """
-        arrays, meta = read_arrays(path, "checkpoint")
-        expected = {name: self.parameter(name) for name in PARAMETERS if self.parameter(name) is not None}
-        for name, value in expected.items():
-            if name not in arrays or arrays[name].shape != value.shape or arrays[name].dtype != value.dtype:
-                found = f"{arrays[name].dtype} {arrays[name].shape}" if name in arrays else "nothing"
-                raise ValidationError(f"{path}: `{name}` must be {value.dtype} {value.shape}, found {found}")
-        moments: dict[str, dict[str, Any]] = {name: {} for name in self._moments}
-        for name, state in self._moments.items():
-            for key in state:
-                if f"moments/{name}/{key}" not in arrays:
-                    raise ValidationError(f"{path}: the optimiser state of `{name}` is missing; was another one used?")
-                moments[name][key] = arrays[f"moments/{name}/{key}"]
-        self.circuit.psi, self.readout.phi = arrays["psi"], arrays["phi"]
-        self.theta = self.circuit.xp.asarray(arrays["theta"]) if "theta" in arrays else None
-        self._moments = moments
-        self.history, self.batches = meta["history"], meta["batches"]
-        self._steps = meta["steps"]
-        self.rng.bit_generator.state = meta["rng"]
-        self.noise_rng.bit_generator.state = meta["noise_rng"]
-        self.best = None
-        if meta["best_loss"] is not None:
-            self.best = {name: arrays.get(f"best/{name}") for name in PARAMETERS} | {"loss": meta["best_loss"]}
+        checkpointing.restore(self, path)
         return self
+
+    def fork(self) -> Trainer:
+        """An independent copy that goes on with the same later trials and the same noise.
+
+        Train one and the other differs by nothing; change one (see `bpl_neuro.interventions`) and what follows is due
+        to that change alone.
+        """
+        return copy.deepcopy(self)
+
+    def reset(self) -> None:
+        """Forget everything but the weights Ψ, φ, θ: optimiser moments, stream, history, best parameters."""
+        self._moments = self._fresh_moments()
+        self._position, self._sums, self._steps = None, {}, 0
+        self.history, self.losses, self.best = [], [], None
+        self.batches, self.epoch, self.within_epoch = 0, 0, 0
+        self._epoch_totals = Totals()
+
+    def _fresh_moments(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: optimiser.init(self.circuit.xp, self.parameter(name))
+            for name, optimiser in self.optimisers.items()
+            if self.parameter(name) is not None
+        }
 
     def _descend(self, name: str, gradient: Any) -> None:
         optimiser = self.optimisers.get(name)
@@ -288,7 +303,7 @@ class Trainer:
 
     def _keep_best(self, loss: float) -> None:
         if self.best is None or loss < self.best["loss"]:
-            self.best = {name: copy.copy(self.parameter(name)) for name in PARAMETERS} | {"loss": loss}
+            self.best = {name: copy.copy(self.parameter(name)) for name in checkpointing.PARAMETERS} | {"loss": loss}
 
 
 def whole_steps(name: str, value: int | str, dt: float) -> int:
@@ -307,24 +322,11 @@ def _optimisers(given: Optimiser | Mapping[str, Optimiser | None] | None) -> dic
     if given is None:
         given = Adam()
     if not isinstance(given, Mapping):
-        return dict.fromkeys(PARAMETERS, given)
+        return dict.fromkeys(checkpointing.PARAMETERS, given)
     for name in given:
-        if name not in PARAMETERS:
-            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(PARAMETERS)}")
+        if name not in checkpointing.PARAMETERS:
+            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(checkpointing.PARAMETERS)}")
     return {name: optimiser for name, optimiser in given.items() if optimiser is not None}
-
-
-def _add(totals: Outcome, outcome: Outcome, size: int) -> None:
-    totals.loss += outcome.loss * size
-    totals.correct += outcome.correct
-    totals.scored += outcome.scored
-
-
-def _figures(totals: Outcome, count: int, prefix: str) -> dict[str, float]:
-    figures = {f"{prefix}loss": totals.loss / max(count, 1)}
-    if totals.scored:
-        figures[f"{prefix}accuracy"] = totals.correct / totals.scored
-    return figures
 
 
 def _line(entry: Mapping[str, float]) -> str:

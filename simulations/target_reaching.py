@@ -77,15 +77,10 @@ def frozen(config: Config, seed: int, lam: float) -> tuple[xr.Dataset, Any]:
     """Alignment after the synthesiser alone has learned, and θ as it was after the first tenth of the batches."""
     task, circuit, readout, rule = build(config, seed, lam)
     trainer = bpl.Trainer(circuit, readout, rule, optimiser={"theta": bpl.Adam(config.eta_synthesiser)}, seed=seed)
-    done, early = 0, trainer.theta
-    while done < config.batches:
-        for batch in task.batches(trainer.rng, config.batch_size):
-            trainer.train_batch(batch)
-            done += 1
-            if done <= config.batches / 10:
-                early = trainer.theta
-            if done == config.batches:
-                break
+    epochs = -(-config.batches // config.batches_per_epoch)
+    learn = {"epochs": epochs, "batch_size": config.batch_size, "validate": False, "progress": False}
+    early = trainer.fit(task, stop_at=max(1, config.batches // 10), **learn).theta
+    trainer.fit(task, stop_at=config.batches, **learn)
     return analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta), early
 
 
