@@ -17,11 +17,11 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Task
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.loop import Outcome, Step, check_finite, run_batch
+from bpl_neuro.loop import Outcome, Position, Step, Totals, check_finite, run_batch
 from bpl_neuro.optimisers import Adam, Optimiser
 from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules.base import Rule
+from bpl_neuro.rules.base import Gradients, Rule
 from bpl_neuro.spec import checked_quantity
 
 __all__ = ["Trainer"]
