@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from bpl_neuro import interventions
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import ArrayTask, Batch, Task
 from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
 from bpl_neuro.loop import Outcome, batch_updates
-from bpl_neuro.optimisers import SGD, Adam
+from bpl_neuro.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
 from bpl_neuro.plotting import plot_trace
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules import BPLambda, Rule
@@ -32,7 +33,10 @@ __all__ = [
     "Batch",
     "BplError",
     "Circuit",
+    "Clip",
+    "CosineDecay",
     "DivergenceError",
+    "ExponentialDecay",
     "Model",
     "ModelError",
     "Outcome",
@@ -47,5 +51,6 @@ __all__ = [
     "ValidationError",
     "available_models",
     "batch_updates",
+    "interventions",
     "plot_trace",
 ]

@@ -94,6 +94,7 @@ class Circuit:
         mask = exists * plastic
         self._wiring = replace(self._wiring, mask=None if mask.all() else self.xp.asarray(mask, self.dtype))
         self._signs = self.xp.asarray(signs, self.dtype) if signs.any() else None
+        self._clamped: dict[int, dict[int, float]] = {}
         self.psi = psi
 
     @property
@@ -130,10 +131,46 @@ class Circuit:
         return self._wiring.mask
 
     def constrain(self, psi: Any) -> Any:
-        """Dale's law: weights that crossed zero are put at zero. For after an optimiser's step."""
-        if self._signs is None:
-            return psi
-        return self.xp.where(self._signs * psi < 0, 0, psi)
+        """For after an optimiser's step: what is not plastic stays, and a weight that would cross zero stops there.
+
+        The first is not left to the masked gradient alone: an optimiser with momentum moves on without one.
+        """
+        if self.mask is not None:
+            psi = self.xp.where(self.mask == 0, self.psi, psi)
+        if self._signs is not None:
+            psi = self.xp.where(self._signs * psi < 0, 0, psi)
+        return psi
+
+    def plastic_weights(self) -> Any:
+        """Ψ with biases, and synapses that are not plastic, put at 0; (|Ψ|,)."""
+        weights = self.psi.copy() if self.mask is None else self.psi * self.mask
+        for name, view in self.layout.views(weights).items():
+            if name.startswith("bias->"):
+                view[...] = 0
+        return weights
+
+    def silence(self, projection: str) -> None:
+        """Put the weights of a projection at zero and take them out of learning."""
+        xp, mask = self.xp, self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
+        psi = self.psi.copy()
+        for flat in (mask, psi):
+            self.layout.views(flat)[projection][...] = 0
+        self._wiring = replace(self._wiring, mask=xp.asarray(mask))
+        self.psi = psi
+
+    def clamp(self, population: str, units: Any, value: float | None) -> None:
+        """Hold the first state variable of some neurons at a value; None as value lets them go."""
+        if population not in self.sizes:
+            raise ValidationError(f"`population` must be one of {', '.join(self.sizes)}, got {population!r}")
+        q = list(self.sizes).index(population)
+        units = np.atleast_1d(np.asarray(units))
+        last = self.populations[q].N - 1
+        if units.dtype.kind not in "iu" or units.min(initial=0) < 0 or units.max(initial=0) > last:
+            raise ValidationError(f"`units` must be indices in 0 … {last}, got {units.tolist()}")
+        if value is not None and not np.isfinite(value):
+            raise ValidationError(f"`value` must be finite, got {value!r}")
+        held = {k: v for k, v in self._clamped.get(q, {}).items() if k not in units}
+        self._clamped[q] = held if value is None else held | {int(unit): float(value) for unit in units}
 
     def draw_noise(self, rng: np.random.Generator, batch: int) -> Any:
         """One step's additive noise for (B, n) states, or None for a model without noise."""
@@ -205,6 +242,8 @@ class Circuit:
                 C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
         if noise is not None:
             s += noise
+        if self._clamped:
+            self._hold(s, A, C)
         return Transition(state, self.state(s), x, tuple(u), tuple(A), tuple(C), self.weights, wiring)
 
     def run(
@@ -292,6 +331,18 @@ class Circuit:
             for j, d in D.items():
                 own[..., j] = dr[:, pop.rate_slice] * d
         return out
+
+    def _hold(self, s: Any, A: list[Any], C: list[Any]) -> None:
+        """Clamped states: the value itself, and derivatives 0."""
+        for q, held in self._clamped.items():
+            pop, units = self.populations[q], list(held)
+            s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = list(held.values())
+            keep = self.xp.ones(pop.N, self.dtype)
+            keep[units] = 0
+            for factors in (A[q], C[q]) if A else ():
+                for key in factors:
+                    if key[0] == 0:
+                        factors[key] = factors[key] * keep
 
     def _summed_inputs(self, state: State, x: Any) -> list[Any]:
         """u per population, (B, P, N)."""

@@ -124,6 +124,7 @@ def run_batch(
     start: Position | None = None,
     noise: np.random.Generator | None = None,
     error_delay: int = 0,
+    rate_penalty: float = 0.0,
 ) -> Outcome:
     """Go through a batch once.
 
@@ -147,6 +148,8 @@ def run_batch(
         Of the model's noise; without it there is none.
     error_delay : int
         Steps by which c_t reaches the rule late. An error still on its way when its trial ends is lost.
+    rate_penalty : float
+        ρ: adds ½ ρ Σ r² per trial to every step's loss in c, never late; not to the loss that is reported.
 
     Raises
     ------
@@ -193,7 +196,7 @@ def run_batch(
             c, readout_gradient = silent, None
             if due[t]:
                 loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] * trial_weight)
-                outcome.loss += float(loss.sum()) / (B * trial_weight)
+                outcome.loss += float(loss.sum()) / (B if readout.reduction == "sum" else 1)
                 if y.ndim == 2:
                     right = output.argmax(axis=1) == y[:, t]
                     outcome.correct += float((right * weight[:, t]).sum())
@@ -202,6 +205,8 @@ def run_batch(
                 pending.append(c)
                 c = pending.pop(0)
                 pending = [~end[:, t, None] * late for late in pending]
+            if rate_penalty and rule is not None:
+                c = c + circuit.rate_credit(transition.new, (rate_penalty * trial_weight) * transition.new.rate)
             if rule is not None:
                 carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
                 if gradient is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from bpl_neuro.errors import ValidationError
 
-__all__ = ["SGD", "Adam", "Optimiser"]
+__all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser"]
 
 
 class Optimiser(Protocol):
@@ -24,7 +26,54 @@ class Optimiser(Protocol):
         ...
 
 
-def _rate(name: str, value: float) -> None:
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """η_k = η₀ · ½^(k / half_life) after k steps of the optimiser."""
+
+    eta: float
+    half_life: float
+
+    def __post_init__(self) -> None:
+        _rate("eta", self.eta)
+        if not 0 < self.half_life < float("inf"):
+            raise ValidationError(f"`half_life` must be a number > 0, got {self.half_life!r}")
+
+    def __call__(self, step: int) -> float:
+        """The rate after `step` steps."""
+        return self.eta * 0.5 ** (step / self.half_life)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """From η₀ to η₀ · floor along half a cosine over `steps` steps, then constant."""
+
+    eta: float
+    steps: int
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _rate("eta", self.eta)
+        _rate("floor", self.floor)
+        if self.steps < 1:
+            raise ValidationError(f"`steps` must be a whole number ≥ 1, got {self.steps!r}")
+
+    def __call__(self, step: int) -> float:
+        """The rate after `step` steps."""
+        share = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+        return self.eta * (self.floor + (1 - self.floor) * share)
+
+
+Rate = float | Callable[[int], float]
+
+
+def rate_at(eta: Rate, step: int) -> float:
+    """A learning rate, or what its schedule gives after `step` steps."""
+    return eta(step) if callable(eta) else eta
+
+
+def _rate(name: str, value: Any) -> None:
+    if callable(value):
+        return
     if not (isinstance(value, int | float) and 0 <= value < float("inf")):
         raise ValidationError(f"`{name}` must be a number ≥ 0, got {value!r}")
 
@@ -35,22 +84,23 @@ class SGD:
 
     Parameters
     ----------
-    eta : float
-        Learning rate.
+    eta : float or callable
+        Learning rate, or a schedule: a function of the number of steps taken, such as `ExponentialDecay`.
     """
 
-    eta: float
+    eta: Rate
 
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
 
     def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
-        """No state."""
-        return {}
+        """No steps taken."""
+        return {"steps": np.int64(0)}
 
     def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """One step."""
-        return parameter - self.eta * gradient, state
+        steps = int(state["steps"])
+        return parameter - rate_at(self.eta, steps) * gradient, {"steps": np.int64(steps + 1)}
 
 
 @dataclass(frozen=True)
@@ -61,13 +111,13 @@ class Adam:
 
     Parameters
     ----------
-    eta : float
-        Learning rate.
+    eta : float or callable
+        Learning rate, or a schedule.
     beta1, beta2, epsilon : float
         The defaults are those of the BP(λ) paper's experiments.
     """
 
-    eta: float = 1e-3
+    eta: Rate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-9
@@ -88,6 +138,31 @@ class Adam:
         steps = int(state["steps"]) + 1
         m = self.beta1 * state["m"] + (1 - self.beta1) * gradient
         v = self.beta2 * state["v"] + (1 - self.beta2) * gradient * gradient
-        scale = self.eta / (1 - self.beta1**steps)
+        scale = rate_at(self.eta, steps - 1) / (1 - self.beta1**steps)
         denominator = xp.sqrt(v / (1 - self.beta2**steps)) + self.epsilon
         return parameter - scale * m / denominator, {"m": m, "v": v, "steps": np.int64(steps)}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Another optimiser behind a bound on the gradient's norm: g ← g · min(1, norm / ‖g‖). Only where asked for."""
+
+    optimiser: Optimiser
+    norm: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.norm < float("inf"):
+            raise ValidationError(f"`norm` must be a number > 0, got {self.norm!r}")
+
+    def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
+        """The other's state, and how often the bound acted."""
+        return {**self.optimiser.init(xp, parameter), "clipped": np.int64(0)}
+
+    def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """One step with the bounded gradient."""
+        inner = {key: value for key, value in state.items() if key != "clipped"}
+        length = float(xp.sqrt((gradient * gradient).sum()))
+        acts = length > self.norm
+        bounded = gradient * (self.norm / length) if acts else gradient
+        new, inner = self.optimiser.step(xp, parameter, bounded, inner)
+        return new, {**inner, "clipped": np.int64(int(state["clipped"]) + acts)}

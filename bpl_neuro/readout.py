@@ -31,6 +31,8 @@ class Readout:
         Over the trials of a batch. "mean" is the convention of the equations: c, g and δ then carry 1/B. With "sum"
         they are those of a single trial, whatever the batch size. For optimisers whose step size does not depend on
         the gradient's scale (Adam) this matters: the synthesiser's target is B times larger, its steps are not.
+    continuous_time : bool
+        Weight every step's loss by dt: for losses that run along the whole trial.
     population : str, optional
         Read one population only; all by default.
     seed : int or numpy.random.Generator
@@ -49,6 +51,7 @@ class Readout:
         loss: str | Loss = "squared_error",
         *,
         reduction: str = "mean",
+        continuous_time: bool = False,
         population: str | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
@@ -56,7 +59,7 @@ class Readout:
         self.loss, self._loss = loss, get_loss(loss)
         if reduction not in ("mean", "sum"):
             raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
-        self.reduction = reduction
+        self.reduction, self.continuous_time = reduction, continuous_time
         self.columns = slice(0, circuit.rates)
         if population is not None:
             if population not in circuit.sizes:
@@ -89,8 +92,9 @@ class Readout:
         return rate[..., self.columns] @ self._views["weights"].T + self._views["bias"]
 
     def trial_weight(self, batch: int) -> float:
-        """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``."""
-        return 1 / batch if self.reduction == "mean" else 1.0
+        """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
+        weight = 1 / batch if self.reduction == "mean" else 1.0
+        return weight * self.circuit.model.dt if self.continuous_time else weight
 
     def credit(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
         """Loss and immediate gradients at one step.

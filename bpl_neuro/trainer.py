@@ -43,6 +43,10 @@ class Trainer:
         With the per-step schedule: gradients are summed over this many steps before they are applied.
     error_delay : int or str
         Steps, or a time like ``"20*ms"``, by which the error reaches the circuit late.
+    rate_penalty : float
+        ρ: adds ½ ρ Σ r² to every step's loss, per trial, as part of c.
+    weight_penalty : float
+        ω: adds ½ ω Σ W² over the plastic weights (biases not) to the loss of every update of Ψ.
     seed : int
         For the order and choice of trials (of each epoch on its own), and, in a stream of its own, for the noise.
 
@@ -80,6 +84,8 @@ class Trainer:
         schedule: str = "trial",
         update_every: int = 1,
         error_delay: int | str = 0,
+        rate_penalty: float = 0.0,
+        weight_penalty: float = 0.0,
         seed: int = 0,
     ) -> None:
         if schedule not in rule.schedules:
@@ -93,6 +99,10 @@ class Trainer:
         self.optimisers = _optimisers(optimiser)
         self.update_every = positive_int("update_every", update_every)
         self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
+        for name, value in (("rate_penalty", rate_penalty), ("weight_penalty", weight_penalty)):
+            if not 0 <= value < float("inf"):
+                raise ValidationError(f"`{name}` must be a number ≥ 0, got {value!r}")
+        self.rate_penalty, self.weight_penalty = float(rate_penalty), float(weight_penalty)
         self.seed = seed
         self.noise_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         self.reset()
@@ -133,6 +143,7 @@ class Trainer:
         outcome = run_batch(
             self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=counted, index=self.batches,
             start=start, noise=self.noise_rng if self.circuit.noisy else None, error_delay=self.error_delay,
+            rate_penalty=self.rate_penalty,
         )  # fmt: skip
         self._position = outcome.at_end if batch.stream else None
         if self.schedule == "trial" or not batch.stream:
@@ -289,6 +300,8 @@ class Trainer:
             return
         xp, old = self.circuit.xp, self.parameter(name)
         check_finite(xp, f"gradient of {name}", gradient, old, 0, self.batches)
+        if name == "psi" and self.weight_penalty:
+            gradient = gradient + self.weight_penalty * self.circuit.plastic_weights()
         new, moments = optimiser.step(xp, old, gradient, self._moments[name])
         if name == "psi":
             new = self.circuit.constrain(new)

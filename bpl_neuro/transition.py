@@ -86,6 +86,9 @@ class Wiring:
     xp: Any
     mask: Any = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wiring:
+        return self  # never changes
+
     def sent(self, synapses: Synapses, state: State, x: Any) -> Any:
         """What arrives at the synapses: the input, the presynaptic rates, or the delayed ones; (B, N_pre)."""
         if synapses.pre is None:

@@ -39,6 +39,15 @@ class BPLambda(Rule):
     trace : {"full", "sweep", "local", "leak", "model"}
         How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
         price of a backward pass.
+    continuous_time : bool
+        Weight the trace's input by dt, so that α is per second. With a readout that does the same for running losses,
+        halving dt changes what is learned only to first order.
+
+    Attributes
+    ----------
+    pathway : (n, n) array or None
+        The synthetic gradient reaches the circuit as g · pathway; None is the identity. For lesions and rewirings; the
+        synthesiser's own TD error does not pass through it.
 
     Raises
     ------
@@ -60,6 +69,7 @@ class BPLambda(Rule):
         lam: float | str = 1.0,
         sg_weight: float = 1.0,
         trace: str = "full",
+        continuous_time: bool = False,
     ) -> None:
         dt = synthesiser.circuit.model.dt
         self.synthesiser = synthesiser
@@ -69,7 +79,8 @@ class BPLambda(Rule):
         self.sg_weight = float(sg_weight)
         if trace not in TRACES:
             raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
-        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam)
+        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0)
+        self.pathway: Any = None
         self.deferred = trace == "sweep"
         self.online = not self.deferred
         self.exact = self.trace.exact
@@ -120,7 +131,8 @@ class BPLambda(Rule):
         g, slope = self.synthesiser(z, theta)
         trace = self.trace.step(carry["trace"], transition, z, slope)
         g = going_on * g
-        credit = c + self.sg_weight * g
+        arriving = g if self.pathway is None else g @ self.pathway
+        credit = c + self.sg_weight * arriving
         gradient = None
         if self.deferred:
             carry["transitions"].append(transition)

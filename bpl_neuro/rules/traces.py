@@ -30,13 +30,13 @@ __all__ = ["TRACES", "FullTrace", "LeakTrace", "LocalTrace", "ModelTrace", "Swee
 
 
 class Trace(ABC):
-    """A form of the trace. Holds the synthesiser and γλ; what changes lives in the carry."""
+    """A form of the trace. Holds the synthesiser, γλ and the weight of the input; what changes lives in the carry."""
 
     exact: bool
     schedules: tuple[str, ...]
 
-    def __init__(self, synthesiser: Synthesiser, decay: float) -> None:
-        self.synthesiser, self.decay = synthesiser, decay
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
+        self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
 
     @abstractmethod
     def init(self, batch: int) -> Carry:
@@ -81,7 +81,7 @@ class FullTrace(Trace):
         e = transition.jvp(carry["e"])
         e *= self.decay
         index = s.circuit.xp.arange(s.n)
-        e.reshape(-1, s.n, s.n, s.m)[:, index, index] += _input_side(s, z, slope)
+        e.reshape(-1, s.n, s.n, s.m)[:, index, index] += _input_side(s, z, self.gain * slope)
         return {"e": e}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
@@ -116,7 +116,7 @@ class LocalTrace(Trace):
 
     def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
         s, xp, new = self.synthesiser, self.synthesiser.circuit.xp, []
-        added = _input_side(s, z, slope)
+        added = _input_side(s, z, self.gain * slope)
         for pop, A, e in zip(s.circuit.populations, transition.A, carry["e"], strict=True):
             moved = xp.zeros_like(e)
             for (k, j), a in A.items():
@@ -149,7 +149,7 @@ class LeakTrace(Trace):
         return (delta[:, :, None] * carry["e"]).sum(axis=0) if carry["e"].shape[1] > 1 else delta.T @ carry["e"][:, 0]
 
     def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
-        return {"e": self.decay * carry["e"] + _input_side(self.synthesiser, z, slope)}
+        return {"e": self.decay * carry["e"] + _input_side(self.synthesiser, z, self.gain * slope)}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         return {"e": self.synthesiser.circuit.xp.where(end[:, None, None], 0, carry["e"])}
@@ -164,8 +164,8 @@ class ModelTrace(Trace):
     exact = False
     schedules = ("step", "trial")
 
-    def __init__(self, synthesiser: Synthesiser, decay: float) -> None:
-        super().__init__(synthesiser, decay)
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
+        super().__init__(synthesiser, decay, gain)
         model = synthesiser.circuit.model
         if model.synapse is None:
             raise ValidationError(
@@ -186,7 +186,7 @@ class ModelTrace(Trace):
         }
 
     def collect(self, carry: Carry, delta: Any) -> Any:
-        return (delta * carry["slope"]).T @ carry["e"][self._rate]
+        return (self.gain * delta * carry["slope"]).T @ carry["e"][self._rate]
 
     def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
         new = self._unit(list(carry["e"]), [z], self._constants)[: self._states]
@@ -235,7 +235,7 @@ class SweepTrace(Trace):
                 going_on = ~carry["end"][t]
                 back = carry["transitions"][t + 1].vjp(u)
                 u = carry["delta"][t] + going_on[:, None] * (self.decay * back)
-            total += self.synthesiser.gradient(u, carry["slope"][t], carry["z"][t])
+            total += self.synthesiser.gradient(u, self.gain * carry["slope"][t], carry["z"][t])
         return total
 
 

@@ -1,0 +1,99 @@
+"""Interventions on a trainer, usually on a fork of it: lesions, freezing, rewiring, clamping, silencing.
+
+Each changes the trainer that it is given and returns it. Fork first to keep the intact one:
+
+    lesioned = interventions.lesion_synthesiser(trainer.fork())
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.rules.bp_lambda import BPLambda
+from bpl_neuro.trainer import Trainer
+
+__all__ = [
+    "INTERVENTIONS",
+    "clamp_units",
+    "freeze",
+    "freeze_synthesiser",
+    "lesion_synthesiser",
+    "rotate_synthesiser",
+    "scramble_synthesiser",
+    "silence_projection",
+]
+
+
+def lesion_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
+    """The synthesiser is gone: nothing of it reaches the circuit, and θ no longer changes."""
+    rule = _bp_lambda(trainer)
+    rule.pathway = trainer.circuit.xp.zeros((trainer.circuit.n, trainer.circuit.n), trainer.circuit.dtype)
+    return freeze_synthesiser(trainer)
+
+
+def freeze_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
+    """θ no longer changes; its output goes on."""
+    _bp_lambda(trainer)
+    return freeze(trainer, "theta")
+
+
+def scramble_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
+    """Its outputs reach the wrong state variables: a random permutation of g, its norm as it was."""
+    order = np.random.default_rng(seed).permutation(trainer.circuit.n)
+    return _pathway(trainer, np.eye(trainer.circuit.n)[order])
+
+
+def rotate_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
+    """A random rotation of g, its norm as it was."""
+    Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(trainer.circuit.n, trainer.circuit.n)))
+    return _pathway(trainer, Q * np.sign(np.diag(R)))
+
+
+def freeze(trainer: Trainer, name: str) -> Trainer:
+    """A parameter, "psi", "phi" or "theta", no longer changes."""
+    if name not in ("psi", "phi", "theta"):
+        raise ValidationError(f"`name` must be psi, phi or theta, got {name!r}")
+    trainer.optimisers.pop(name, None)
+    trainer._moments.pop(name, None)
+    return trainer
+
+
+def clamp_units(trainer: Trainer, population: str, units: Any, value: float) -> Trainer:
+    """Hold the first state variable of some neurons at a value, at every step from now on.
+
+    Their Jacobian rows vanish: nothing they do can be changed.
+    """
+    trainer.circuit.clamp(population, units, value)
+    return trainer
+
+
+def silence_projection(trainer: Trainer, projection: str) -> Trainer:
+    """Put the weights of a projection (``"exc->inh"``) at zero, and keep them there."""
+    circuit = trainer.circuit
+    if projection not in circuit.layout:
+        raise ValidationError(f"`projection` must be one of {', '.join(circuit.layout)}, got {projection!r}")
+    circuit.silence(projection)
+    return trainer
+
+
+#: by name, for the command line; each takes a trainer and a seed
+INTERVENTIONS = {
+    "lesion": lesion_synthesiser,
+    "freeze": freeze_synthesiser,
+    "scramble": scramble_synthesiser,
+    "rotate": rotate_synthesiser,
+}
+
+
+def _pathway(trainer: Trainer, matrix: np.ndarray) -> Trainer:
+    _bp_lambda(trainer).pathway = trainer.circuit.xp.asarray(matrix, trainer.circuit.dtype)
+    return trainer
+
+
+def _bp_lambda(trainer: Trainer) -> BPLambda:
+    if not isinstance(trainer.rule, BPLambda):
+        raise ValidationError(f"the rule has no synthesiser: {trainer.rule!r}")
+    return trainer.rule
