@@ -53,12 +53,13 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
     out: Annotated[str | None, typer.Option(help="Run directory; runs/NAME-DATE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
     """Run a simulation; writes config.toml, summary.json, recording.zarr and figures/."""
     chosen = parse_settings(settings or [])
     if seed is not None:
         chosen["seed"] = seed
-    folder = run_simulation(name, size="quick" if quick else size, settings=chosen, out=out)
+    folder = run_simulation(name, size="quick" if quick else size, settings=chosen, out=out, resume=resume)
     console.print(f"figures: {', '.join(str(path) for path in folder.figures)}", soft_wrap=True)
     console.print(f"all of it: {folder.path}", soft_wrap=True)
 

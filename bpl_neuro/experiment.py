@@ -11,8 +11,10 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +30,7 @@ from pydantic import ValidationError as PydanticError
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.plotting import save_figure
 from bpl_neuro.recording import write_recording
-from bpl_neuro.storage import atomic_write
+from bpl_neuro.storage import atomic_write, read_arrays, write_arrays
 
 __all__ = [
     "RunFolder",
@@ -59,23 +61,66 @@ class SimulationConfig(BaseModel):
 
 
 class RunFolder:
-    """The directory a run leaves behind: config.toml, summary.json, recording.zarr, figures/.
+    """The directory a run leaves behind: config.toml, summary.json, recording.zarr, figures/, checkpoint/.
+
+    Parameters
+    ----------
+    path : path
+    name : str
+        Of the simulation.
+    config : SimulationConfig
+    resume : bool
+        Go on with a run that was interrupted; it must have had the same settings.
 
     Raises
     ------
     ValidationError
-        If the folder exists and is not empty: nothing is overwritten.
+        If the folder is not empty and `resume` is not set (nothing is overwritten), or if it holds another run, or a
+        complete one.
     """
 
-    def __init__(self, path: str | Path, name: str, config: SimulationConfig) -> None:
+    def __init__(self, path: str | Path, name: str, config: SimulationConfig, *, resume: bool = False) -> None:
         self.path = Path(path)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ValidationError(f"{self.path}: the folder is not empty; choose another with --out")
-        self.path.mkdir(parents=True, exist_ok=True)
         self.summary: dict[str, Any] = {}
         self.figures: list[Path] = []
         content = {"simulation": name, "config": config.model_dump(exclude_none=True), "environment": environment()}
-        atomic_write(self.path / "config.toml", tomli_w.dumps(content))
+        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if occupied and not resume:
+            raise ValidationError(
+                f"{self.path}: the folder is not empty; choose another with --out, or go on with --resume"
+            )
+        if occupied:
+            self._check_same(content)
+            shutil.rmtree(self.path / "recording.zarr", ignore_errors=True)
+        else:
+            atomic_write(self.path / "config.toml", tomli_w.dumps(content))
+
+    def _check_same(self, content: Mapping[str, Any]) -> None:
+        path = self.path / "config.toml"
+        try:
+            before = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValidationError(f"{path}: cannot read what is to be resumed: {error}") from None
+        if (self.path / "summary.json").exists():
+            raise ValidationError(f"{self.path}: the run is complete; there is nothing to resume")
+        if before.get("simulation") != content["simulation"]:
+            raise ValidationError(f"{self.path}: holds a run of {before.get('simulation')!r}")
+        old, new = before.get("config", {}), content["config"]
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise ValidationError(f"{self.path}: was run with {key} = {old.get(key)!r}, not {new.get(key)!r}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a trainer's checkpoint goes."""
+        return self.path / "checkpoint" / "last.npz"
+
+    def remember(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """What `compute` gives, as arrays; kept, so that a resumed run does not compute it again."""
+        path = self.path / "checkpoint" / f"{key}.npz"
+        if not path.exists():
+            write_arrays(path, compute(), {"kind": "result"})
+        return read_arrays(path, "result")[0]
 
     def add_summary(self, figures: Mapping[str, float | int | str | bool]) -> None:
         """Add flat figures by name."""
@@ -177,7 +222,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def run_simulation(
-    name: str, *, size: str = "full", settings: Mapping[str, Any] | None = None, out: str | Path | None = None
+    name: str,
+    *,
+    size: str = "full",
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
 ) -> RunFolder:
     """Run a simulation and leave its directory behind.
 
@@ -190,11 +240,15 @@ def run_simulation(
         Settings that differ from the size's.
     out : path, optional
         The run directory; ``runs/NAME-DATE`` by default.
+    resume : bool
+        Go on with an interrupted run in `out`, to the same bits.
     """
+    if resume and out is None:
+        raise ValidationError("--resume needs --out: the folder of the run to go on with")
     module = load_simulation(name)
     config = resolve_config(module.Config, size, settings or {})
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(out or Path("runs") / f"{name.replace('_', '-')}-{stamp}", name, config)
+    folder = RunFolder(out or Path("runs") / f"{name.replace('_', '-')}-{stamp}", name, config, resume=resume)
     module.run(config, folder)
     folder.finish()
     return folder

@@ -53,6 +53,17 @@ class SynapsesSpec(_Strict):
     parameters: dict[str, str | float] = {}
 
 
+class ExpansionSpec(_Strict):
+    """``[synthesiser.expansion]``: many small units between circuit and synthesiser, each with a few inputs; fixed."""
+
+    size: int = Field(ge=1)
+    fan_in: int = Field(ge=1)
+    equations: str = "q = clip(v, 0, inf) : 1\nv : 1"
+    rate: str = "q"
+    inputs: list[str] = Field(default=["v"], min_length=1, max_length=1)
+    parameters: dict[str, str | float] = {}
+
+
 class SynthesiserSpec(_Strict):
     """``[synthesiser]``: the unit of the population that predicts the future error gradient."""
 
@@ -63,6 +74,7 @@ class SynthesiserSpec(_Strict):
     sees: str = "state"
     sees_input: bool = False
     synapses: SynapsesSpec | None = None
+    expansion: ExpansionSpec | None = None
 
 
 class ModelSpec(_Strict):

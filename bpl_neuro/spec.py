@@ -82,6 +82,8 @@ class Model:
         The synthesiser's unit.
     synapse : (NeuronEquations, parameters) or None
         The trace equation of a synthesiser synapse, if the model has one.
+    expansion : (NeuronEquations, parameters) or None
+        The unit of the synthesiser's expansion layer, if the model has one.
     dt : float
         Step in seconds; 1 for a discrete-time model without ``[time]``.
     """
@@ -98,6 +100,13 @@ class Model:
         self.synthesiser = read_equations(s.equations, rate=s.rate, inputs=s.inputs, where=key, stateless=True)
         self.synthesiser_parameters = self._values(s.parameters, self.synthesiser, key)
         self.synapse = self._synapse(s.synapses) if s.synapses else None
+        self.expansion = None
+        if s.expansion:
+            key = f"{where}: [synthesiser.expansion]"
+            unit = read_equations(
+                s.expansion.equations, rate=s.expansion.rate, inputs=s.expansion.inputs, where=key, stateless=True
+            )
+            self.expansion = unit, self._values(s.expansion.parameters, unit, key)
 
     @classmethod
     def load(cls, source: str | Path) -> Model:

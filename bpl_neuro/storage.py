@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.errors import ValidationError
+from bpl_neuro.errors import BplError, ValidationError
 
 __all__ = ["atomic_write", "read_arrays", "write_arrays"]
 
@@ -21,8 +21,22 @@ _META = "meta.json"
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part of it."""
+    """Write a file so that a reader sees the old one or the new one, never a part of it.
+
+    Raises
+    ------
+    BplError
+        If it cannot be written (a full disk, no permission); what was there before is as it was.
+    """
     data = content.encode() if isinstance(content, str) else content
+    try:
+        _replace(path, data)
+    except OSError as error:
+        kept = "; the file that was there is intact" if path.exists() else ""
+        raise BplError(f"{path}: cannot write {len(data)} bytes: {error.strerror or error}{kept}") from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

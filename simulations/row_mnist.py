@@ -43,6 +43,7 @@ class Config(SimulationConfig):
     dtype: str = "float32"
     train_size: int | None = None
     data: str | None = None
+    checkpoint_every: int = 200
 
 
 def run(config: Config, folder: RunFolder) -> None:
@@ -59,11 +60,16 @@ def run(config: Config, folder: RunFolder) -> None:
     trainer = bpl.Trainer(
         circuit, readout, rule, optimiser=optimiser, schedule=config.schedule, seed=int(data.generate_state(1)[0])
     )
-    batch_losses: list[float] = []
+    if folder.checkpoint.exists():
+        trainer.restore(folder.checkpoint)
     trainer.fit(
-        task, epochs=config.epochs, batch_size=config.batch_size, checkpoint=folder.path / "checkpoint" / "last.npz",
-        callbacks=[lambda trainer, outcome: batch_losses.append(outcome.loss)],
-    )  # fmt: skip
+        task,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        checkpoint=folder.checkpoint,
+        checkpoint_every=config.checkpoint_every,
+    )
+    batch_losses = np.array(trainer.losses)
     final = trainer.evaluate(task, "test")
     trainer.restore_best()
     best = trainer.evaluate(task, "test")
@@ -79,7 +85,7 @@ def run(config: Config, folder: RunFolder) -> None:
         {"alignment.mean": float(aligned["cosine"].mean()), "optimum.mean": float(aligned["optimum"].mean())}
     )
     record = aligned.assign(
-        batch_loss=("batch", np.array(batch_losses), {"units": "nat"}),
+        batch_loss=("batch", batch_losses, {"units": "nat"}),
         **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
     )
     folder.save_recording(record.assign_coords(batch=np.arange(len(batch_losses)) + 1, epoch=epoch))

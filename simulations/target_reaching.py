@@ -84,6 +84,14 @@ def frozen(config: Config, seed: int, lam: float) -> tuple[xr.Dataset, Any]:
     return analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta), early
 
 
+def one(config: Config, seed: int, lam: float) -> dict[str, Any]:
+    """Both parts for one seed and λ."""
+    aligned, early = frozen(config, seed, lam)
+    losses, cosines = learning(config, seed, lam)
+    arrays = {name: aligned[name].values for name in ("step", "cosine", "optimum", "zero_vectors")}
+    return arrays | {"early": early, "loss": losses, "learning_cosine": cosines}
+
+
 def learning(config: Config, seed: int, lam: float) -> tuple[list[float], list[float]]:
     """Loss in, and alignment after, each epoch when everything learns."""
     task, circuit, readout, rule = build(config, seed, lam)
@@ -109,19 +117,16 @@ def probe(config: Config, task: bpl.TargetReaching) -> bpl.Batch:
 def run(config: Config, folder: RunFolder) -> None:
     """Run it and write everything."""
     jobs = [(lam, seed) for lam in config.lams for seed in range(config.seeds)]
-    found, losses, cosines = {}, {}, {}
-    for lam, seed in track(jobs, "target reaching"):
-        found[lam, seed], early = frozen(config, seed, lam)
-        losses[lam, seed], cosines[lam, seed] = learning(config, seed, lam)
-        if seed == 0 and lam == config.lams[-1]:
-            synapse = trace_of_one_synapse(config, early, lam)
-    step = found[jobs[0]].step.values
-    shape = (len(config.lams), config.seeds, -1)
-    cosine, optimum, zeros = (
-        np.stack([found[job][name].values for job in jobs]).reshape(shape)
-        for name in ("cosine", "optimum", "zero_vectors")
+    found = {
+        (lam, seed): folder.remember(f"lam={lam:g},seed={seed}", lambda lam=lam, seed=seed: one(config, seed, lam))
+        for lam, seed in track(jobs, "target reaching")
+    }
+    synapse = trace_of_one_synapse(config, found[config.lams[-1], 0]["early"], config.lams[-1])
+    step = found[jobs[0]]["step"]
+    cosine, optimum, zeros, loss, learned = (
+        np.stack([found[job][name] for job in jobs]).reshape(len(config.lams), config.seeds, -1)
+        for name in ("cosine", "optimum", "zero_vectors", "loss", "learning_cosine")
     )
-    loss, learned = (np.array([part[job] for job in jobs]).reshape(shape) for part in (losses, cosines))
     record = xr.Dataset(
         {
             "alignment": (("lam", "seed", "step"), cosine),

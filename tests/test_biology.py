@@ -285,3 +285,32 @@ def test_wrong_projections(changed, message):
 def test_wrong_schedules(keywords):
     with pytest.raises(bpl.ValidationError, match=next(iter(keywords))):
         stream_setting(**keywords)
+
+
+@pytest.mark.parametrize("trace", ["full", "sweep"])
+def test_the_forward_view_with_an_expansion_layer(trace):
+    for keywords in ({"expansion": 12, "fan_in": 2}, {"expansion": 7, "fan_in": 3, "sees": "rate", "sees_input": True}):
+        circuit_, readout, unit, batch, theta = case("adapting", "gaps", **keywords)
+        assert unit.m == keywords["expansion"] + 1
+        assert ((unit.Q != 0).sum(axis=1) == keywords["fan_in"]).all()
+        rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+        assert error_of_summed_updates(rule, circuit_, readout, unit, batch, theta, 0.9, 0.8) < 1e-10
+
+
+def test_an_expansion_layer_from_the_model_file():
+    text = bpl.Model.load("adapting").to_toml() + "\n[synthesiser.expansion]\nsize = 20\nfan_in = 3\n"
+    text += 'equations = "q = tanh(v)**2 : 1\\nv : 1"\n'
+    circuit_ = bpl.Circuit(bpl.Model.from_toml(text), 5, 2)
+    unit, again = bpl.Synthesiser(circuit_), bpl.Synthesiser(circuit_)
+    assert unit.m == 21 and (unit.Q == again.Q).all()
+    assert (bpl.Synthesiser(circuit_, seed=1).Q != unit.Q).any()
+    transition = circuit_.step(circuit_.initial_state(2), np.ones((2, 2)))
+    expected = np.tanh(transition.new.s @ unit.Q.T + unit._b) ** 2
+    np.testing.assert_allclose(unit.z(transition)[:, :-1], expected, atol=1e-15)
+    assert bpl.Synthesiser(circuit_, expansion=0).m == circuit_.n + 1
+
+
+@pytest.mark.parametrize("keywords", [{"expansion": -1}, {"expansion": 5, "fan_in": 0}, {"expansion": 5, "fan_in": 99}])
+def test_wrong_expansions(keywords):
+    with pytest.raises(bpl.ValidationError, match=list(keywords)[-1]):
+        bpl.Synthesiser(bpl.Circuit("adapting", 3, 2), **keywords)
