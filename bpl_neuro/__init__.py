@@ -15,7 +15,7 @@ from bpl_neuro.readout import Readout
 from bpl_neuro.rules import BPLambda, Rule
 from bpl_neuro.spec import Model, available_models
 from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.tasks import RowMNIST, TargetReaching
+from bpl_neuro.tasks import CopyRepeat, CueOutcome, DelayedReach, IntervalTiming, RowMNIST, TargetReaching
 from bpl_neuro.trainer import Trainer
 from bpl_neuro.transition import Transition
 
@@ -34,9 +34,13 @@ __all__ = [
     "BplError",
     "Circuit",
     "Clip",
+    "CopyRepeat",
     "CosineDecay",
+    "CueOutcome",
+    "DelayedReach",
     "DivergenceError",
     "ExponentialDecay",
+    "IntervalTiming",
     "Model",
     "ModelError",
     "Outcome",

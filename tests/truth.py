@@ -38,6 +38,11 @@ def off(found, expected):
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+def of_plastic(circuit, gradient):
+    """A gradient with the entries of synapses that do not exist, or are not plastic, put at 0."""
+    return gradient if circuit.mask is None else gradient * circuit.mask
+
+
 def error_of_summed_updates(rule, circuit, readout, unit, data, theta, gamma, lam):
     """|Σ δ e − offline λ-SG|, relative, with everything frozen."""
     found = -bpl.batch_updates(circuit, readout, rule, data, theta).gradients["theta"]

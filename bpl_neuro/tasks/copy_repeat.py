@@ -1,0 +1,111 @@
+"""Copy–repeat: see a pattern and a number, say the pattern that many times, and then stop (Graves et al. 2014)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.build import positive_int
+from bpl_neuro.data import Batch
+from bpl_neuro.tasks.timing import check_batches
+
+__all__ = ["CopyRepeat"]
+
+
+class CopyRepeat:
+    """Pattern of N random bit vectors, R repeats; (R + 1)·N + 3 steps.
+
+        step          1        2 … N+1      N+2              N+3 … N+2+RN     N+3+RN
+        input bits    0        pattern      0                0                0
+        start flag    1        0            0                0                0
+        repeat count  0        0            R / 10           0                0
+        target bits   –        –            –                pattern, R ×     0
+        end flag      –        –            –                0                1
+
+    Ten inputs (8 bits, start flag, repeat count), nine outputs (8 bits, end flag). The loss, binary cross-entropy in
+    nats, is due at the R·N + 1 steps of the answer.
+
+    Parameters
+    ----------
+    length, repeats : int
+        N and R at the start.
+    bits : int
+    batches_per_epoch : int
+    threshold : float
+        Bits per output bit under which a batch counts as passed; see `advance`.
+    """
+
+    name = "copy-repeat"
+    loss = "binary_cross_entropy"
+
+    def __init__(
+        self, length: int = 1, repeats: int = 1, *, bits: int = 8, batches_per_epoch: int = 10, threshold: float = 0.15
+    ) -> None:
+        self.length, self.repeats = positive_int("length", length), positive_int("repeats", repeats)
+        self.bits = positive_int("bits", bits)
+        self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
+        self.threshold = threshold
+        self.input_size, self.output_size = self.bits + 2, self.bits + 1
+        self.solved = 0
+
+    @property
+    def steps(self) -> int:
+        """(R + 1)·N + 3."""
+        return (self.repeats + 1) * self.length + 3
+
+    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
+        """One epoch at the length the curriculum has reached; it may grow between two batches. See `Task.batches`."""
+        check_batches(rng, size, split)
+        return self._batches(rng, size, split)
+
+    def _batches(self, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:
+        for _ in range(self.batches_per_epoch if split == "train" else 1):
+            yield self.make(rng.integers(0, 2, (size, self.length, self.bits)))
+
+    def make(self, pattern: np.ndarray) -> Batch:
+        """The batch of given patterns (B, N, bits)."""
+        B, N = pattern.shape[:2]
+        T = self.steps
+        x = np.zeros((B, T, self.input_size), np.float32)
+        y, mask = np.zeros((B, T, self.output_size), np.float32), np.zeros((B, T), np.float32)
+        x[:, 0, self.bits] = 1
+        x[:, 1 : N + 1, : self.bits] = pattern
+        x[:, N + 1, self.bits + 1] = self.repeats / 10
+        y[:, N + 2 : -1, : self.bits] = np.tile(pattern, (1, self.repeats, 1))
+        y[:, -1, self.bits] = 1
+        mask[:, N + 2 :] = 1
+        return Batch(x, y, mask)
+
+    def bits_per_bit(self, loss: float) -> float:
+        """A loss in nats per trial as bits per output bit at the current length."""
+        return loss / math.log(2) / ((self.repeats * self.length + 1) * self.output_size)
+
+    def advance(self, loss: float) -> bool:
+        """After a batch of that loss (nats per trial): if it was passed, R += 1 while R < N, else N += 1.
+
+        `solved` is the last length that was passed.
+        """
+        if self.bits_per_bit(loss) >= self.threshold:
+            return False
+        self.solved = max(self.solved, self.length)
+        if self.repeats < self.length:
+            self.repeats += 1
+        else:
+            self.length += 1
+        return True
+
+    def __call__(self, trainer: Any, outcome: Any) -> None:
+        """For `Trainer.fit(callbacks=[task])`."""
+        self.advance(outcome.loss)
+
+    def state(self) -> dict[str, int]:
+        """Where the curriculum stands; for a checkpoint."""
+        return {"length": self.length, "repeats": self.repeats, "solved": self.solved}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a `state`."""
+        self.length, self.repeats = positive_int("length", state["length"]), positive_int("repeats", state["repeats"])
+        self.solved = int(state["solved"])
