@@ -40,6 +40,8 @@ class Circuit:
         Number of external inputs K.
     radius : float, optional
         Spectral radius to which every recurrent matrix W_p of a population onto itself is scaled.
+    input_scale : float
+        Multiplies the initial weights from the external input.
     parameters : mapping, optional
         Values that replace the model's: ``{"tau": "20*ms"}``, or (N,) arrays in SI units; for one of several
         populations ``{"exc.tau": …}``.
@@ -68,6 +70,7 @@ class Circuit:
         inputs: int,
         *,
         radius: float | None = None,
+        input_scale: float = 1.0,
         parameters: Mapping[str, Any] | None = None,
         seed: int | np.random.Generator = 0,
         dtype: Any = "float64",
@@ -87,6 +90,11 @@ class Circuit:
         self.rates = self._wiring.rates
         rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
         psi = initial_weights(self._wiring, rng)
+        if not 0 <= input_scale < np.inf:
+            raise ValidationError(f"`input_scale` must be a number ≥ 0, got {input_scale!r}")
+        for synapses in self._wiring.synapses:
+            if synapses.pre is None:
+                self.layout.views(psi)[synapses.key][...] *= input_scale
         exists, plastic, signs = constraints(self.model, self._wiring, rng)
         psi = np.where(signs == 0, psi, np.abs(psi) * signs) * exists
         if radius is not None:

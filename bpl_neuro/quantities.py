@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import logging
 import math
 import re
 import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,8 +43,11 @@ _REFUSED_NODES = {
 
 @functools.cache
 def brian2_parts() -> SimpleNamespace:
-    """The parts of Brian2 we use, imported on first use (1–2 s) with `sys.excepthook` left as it was."""
-    hook = sys.excepthook
+    """The parts of Brian2 we use, imported on first use (1–2 s).
+
+    Brian2 takes over `sys.excepthook` and the display of warnings; both are put back.
+    """
+    hook, show = sys.excepthook, warnings.showwarning
     try:
         from brian2.core.functions import DEFAULT_FUNCTIONS
         from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_UNITS
@@ -53,6 +58,8 @@ def brian2_parts() -> SimpleNamespace:
         from brian2.units.stdunits import ms  # noqa: F401 - registers the short names
     finally:
         sys.excepthook = hook
+        logging.captureWarnings(False)
+        warnings.showwarning = show
     return SimpleNamespace(
         FUNCTIONS=DEFAULT_FUNCTIONS,
         CONSTANTS={k: float(v.get_value()) for k, v in DEFAULT_CONSTANTS.items()},

@@ -302,7 +302,10 @@ class Trainer:
         check_finite(xp, f"gradient of {name}", gradient, old, 0, self.batches)
         if name == "psi" and self.weight_penalty:
             gradient = gradient + self.weight_penalty * self.circuit.plastic_weights()
-        new, moments = optimiser.step(xp, old, gradient, self._moments[name])
+        with np.errstate(over="ignore", invalid="ignore"):
+            new, moments = optimiser.step(xp, old, gradient, self._moments[name])
+        for key, moment in moments.items():
+            check_finite(xp, f"{key} (optimiser) of {name}", moment, self._moments[name][key], 0, self.batches)
         if name == "psi":
             new = self.circuit.constrain(new)
         check_finite(xp, name, new, old, 0, self.batches)

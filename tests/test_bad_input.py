@@ -210,6 +210,7 @@ BAD_ARGUMENTS = {
     "inputs true": (lambda: circuit(inputs=True), "`inputs`"),
     "radius": (lambda: circuit(radius=-1), "`radius`"),
     "radius nan": (lambda: circuit(radius=float("nan")), "`radius`"),
+    "input_scale": (lambda: circuit(input_scale=-1.0), "`input_scale`"),
     "dtype": (lambda: circuit(dtype="int32"), "float32 or float64"),
     "dtype nonsense": (lambda: circuit(dtype="double precision"), "float32 or float64"),
     "parameter name": (lambda: circuit(parameters={"taux": 1}), "'taux'.*cortex.tau"),

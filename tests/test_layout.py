@@ -59,8 +59,9 @@ def test_cupy_is_imported_by_its_backend_only():
 
 
 def test_importing_the_package_leaves_brian2_and_the_excepthook_alone():
-    code = "import sys; hook = sys.excepthook; import bpl_neuro; assert 'brian2' not in sys.modules; "
-    code += "bpl_neuro.Model.load('linear'); assert 'brian2' in sys.modules; assert sys.excepthook is hook"
+    code = "import sys, warnings; hook, show = sys.excepthook, warnings.showwarning; import bpl_neuro; "
+    code += "assert 'brian2' not in sys.modules; bpl_neuro.Model.load('linear'); assert 'brian2' in sys.modules; "
+    code += "assert sys.excepthook is hook and warnings.showwarning is show"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -112,3 +112,36 @@ def test_errors_on_the_command_line_are_one_line(capsys, monkeypatch):
         cli.main()
     assert caught.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_delayed_reach_leaves_everything_behind(tmp_path):
+    out = tmp_path / "run"
+    settings = ["batches=4", "fork_at=2", "exc=6", "inh=3", "expansion=8", "seeds=2"]
+    invoke("run", "delayed-reach", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(out))
+    summary, _, record = check_run(out)
+    assert summary["signs_hold"] and summary["sparsity_holds"]
+    assert summary["baseline"] == pytest.approx(15)
+    assert record["loss"].dims == ("kind", "seed", "batch")
+    loss = record["loss"].values
+    assert (loss[:, :, :2] == loss[:1, :, :2]).all()  # the forks share what came before
+    with pytest.raises(bpl.ValidationError, match=r"`interventions`.*lesion"):
+        invoke("run", "delayed-reach", "--quick", "--set", 'interventions=["nap"]', "--out", str(tmp_path / "x"))
+
+
+def test_the_examples_in_the_documentation_run(tmp_path, monkeypatch):
+    """The Python of README.md, and the model of docs/models.md, as they are printed."""
+    import re
+    from pathlib import Path
+
+    root = Path(bpl.__file__).parents[1]
+    if not (root / "README.md").is_file():
+        pytest.skip("not in a source tree")
+    monkeypatch.chdir(tmp_path)
+    (python,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(python, "README.md", "exec"), {})
+    assert (tmp_path / "trace.png").stat().st_size > 5000
+    (model,) = re.findall(r"```toml\n(.*?)```", (root / "docs/models.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "divisive.toml").write_text(model, encoding="utf-8")
+    assert "differ by" in invoke("check", "divisive.toml").output
+    invoke("run", "target-reaching", "--quick", *TINY, "--set", "model=divisive.toml", "--out", "out")
+    check_run(tmp_path / "out")
