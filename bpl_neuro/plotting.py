@@ -53,12 +53,7 @@ def plot_alignment(
     optimum : (seeds, T) array, optional
         The least-squares optimum, dashed.
     """
-    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
-        values = np.atleast_2d(values)
-        ax.plot(step, np.nanmedian(values, axis=0), "o-", ms=4, color=colour, label=label)
-        if len(values) > 1:
-            low, high = np.nanpercentile(values, [25, 75], axis=0)
-            ax.fill_between(step, low, high, color=colour, alpha=0.15, lw=0)
+    _draw_curves(ax, step, curves)
     if optimum is not None:
         ax.plot(step, np.nanmedian(np.atleast_2d(optimum), axis=0), "k--", lw=1.2, label="least-squares optimum")
     ax.axhline(0, color="grey", lw=0.8)
@@ -69,12 +64,7 @@ def plot_alignment(
 
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
     """Learning curves: label → (seeds, points), drawn as median and quartiles."""
-    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
-        values = np.atleast_2d(values)
-        ax.plot(x, np.nanmedian(values, axis=0), "o-", ms=3, color=colour, label=label)
-        if len(values) > 1:
-            low, high = np.nanpercentile(values, [25, 75], axis=0)
-            ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    _draw_curves(ax, x, curves)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if np.issubdtype(np.asarray(x).dtype, np.integer):
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -122,6 +112,16 @@ def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | Non
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     return axes
+
+
+def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:
+    """Median over seeds, with quartiles where there are several."""
+    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
+        values = np.atleast_2d(values)
+        ax.plot(x, np.nanmedian(values, axis=0), "o-", ms=3.5, color=colour, label=label)
+        if len(values) > 1:
+            low, high = np.nanpercentile(values, [25, 75], axis=0)
+            ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def _legend_beside(ax: Any) -> None:

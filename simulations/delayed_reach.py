@@ -1,8 +1,8 @@
 """Delayed reach in ms: an E–I circuit with Dale's law, noise and delays learns; then its synthesiser is disturbed.
 
 A cue shows a target; after a random delay of 50–100 ms a go signal asks for it. The circuit is models/cerebellar.toml:
-5 ms delays, sparse E → E, signs kept, noise; its synthesiser has a granule layer. At `fork_at` batches the run is forked:
-the forks see the same later trials and the same noise, and differ by one intervention each.
+5 ms delays, sparse E → E, signs kept, noise; its synthesiser has a granule layer. At `fork_at` batches the run is
+forked: the forks see the same later trials and the same noise, and differ by one intervention each.
 
 Written down before the runs:
     learns       the intact circuit's test loss ends under half of what staying at the centre costs

@@ -252,7 +252,7 @@ def test_bad_call_of_batches_is_refused_at_once(row_task: Callable[..., RowMNIST
     with pytest.raises(ValidationError, match="`split` must be one of train, validation, test, got 'dev'"):
         task.batches(rng, 10, "dev")
     for size in (0, -3, 2.5, True):
-        with pytest.raises(ValidationError, match="`size` must be a positive integer, got"):
+        with pytest.raises(ValidationError, match="`size` must be a whole number ≥ 1, got"):
             task.batches(rng, size)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=r"`rng` must be a numpy.random.Generator, got 0"):
         task.batches(0, 10)  # type: ignore[arg-type]

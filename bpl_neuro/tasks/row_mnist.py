@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.data import SPLITS, Batch
+from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks.mnist_files import load_mnist
+from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["RowMNIST"]
 
@@ -109,12 +110,7 @@ class RowMNIST:
             For an `rng` that is no Generator, an unknown split, or a size that is not a positive integer; at the
             call, not at the first batch.
         """
-        if not isinstance(rng, np.random.Generator):
-            raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
-        if split not in SPLITS:
-            raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
-        if not _is_int(size) or size < 1:
-            raise ValidationError(f"`size` must be a positive integer, got {size!r}")
+        check_batches(rng, size, split)
         return self._epoch(rng, size, split)
 
     def _epoch(self, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:

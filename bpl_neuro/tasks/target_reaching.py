@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.data import SPLITS, Batch
+from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["TargetReaching"]
 
@@ -115,11 +116,7 @@ class TargetReaching:
             For an `rng` that is no Generator, an unknown split, or a size that is not a positive integer; at the
             call, not at the first batch.
         """
-        if not isinstance(rng, np.random.Generator):
-            raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
-        if split not in SPLITS:
-            raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
-        _check_count("size", size)
+        check_batches(rng, size, split)
         return self._draw(rng, size) if split == "train" else self._each_once(size)
 
     def _draw(self, rng: np.random.Generator, size: int) -> Iterator[Batch]:
