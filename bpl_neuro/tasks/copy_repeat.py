@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bpl_neuro.build import positive_int
 from bpl_neuro.data import Batch
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["CopyRepeat"]
@@ -36,6 +37,19 @@ class CopyRepeat:
     batches_per_epoch : int
     threshold : float
         Bits per output bit under which a batch counts as passed; see `advance`.
+
+    Attributes
+    ----------
+    length, repeats : int
+        N and R as the curriculum has them now. They are no part of a `Trainer`: keep `state` beside a checkpoint, and
+        give each fork a copy of the task.
+    solved : int
+        The last length passed; 0 before the first.
+
+    Raises
+    ------
+    ValidationError
+        For a count that is not a whole number ≥ 1, or a threshold that is not a positive number.
     """
 
     name = "copy-repeat"
@@ -47,7 +61,9 @@ class CopyRepeat:
         self.length, self.repeats = positive_int("length", length), positive_int("repeats", repeats)
         self.bits = positive_int("bits", bits)
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
-        self.threshold = threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
+            raise ValidationError(f"`threshold` must be a positive number of bits, got {threshold!r}")
+        self.threshold = float(threshold)
         self.input_size, self.output_size = self.bits + 2, self.bits + 1
         self.solved = 0
 
@@ -62,11 +78,16 @@ class CopyRepeat:
         return self._batches(rng, size, split)
 
     def _batches(self, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:
-        for _ in range(self.batches_per_epoch if split == "train" else 1):
-            yield self.make(rng.integers(0, 2, (size, self.length, self.bits)))
+        # A seed per batch: what a batch shows must not depend on how long the patterns before it were, or a run that is
+        # restored in the middle of an epoch would go on with other trials.
+        for seed in rng.integers(0, 2**63, self.batches_per_epoch if split == "train" else 1):
+            yield self.make(np.random.default_rng(int(seed)).integers(0, 2, (size, self.length, self.bits)))
 
     def make(self, pattern: np.ndarray) -> Batch:
-        """The batch of given patterns (B, N, bits)."""
+        """The batch of given patterns (B, N, bits); N is the length as it is now."""
+        pattern = np.asarray(pattern)
+        if pattern.ndim != 3 or pattern.shape[1:] != (self.length, self.bits):
+            raise ValidationError(f"`pattern` must be (trials, {self.length}, {self.bits}), got shape {pattern.shape}")
         B, N = pattern.shape[:2]
         T = self.steps
         x = np.zeros((B, T, self.input_size), np.float32)
@@ -86,9 +107,9 @@ class CopyRepeat:
     def advance(self, loss: float) -> bool:
         """After a batch of that loss (nats per trial): if it was passed, R += 1 while R < N, else N += 1.
 
-        `solved` is the last length that was passed.
+        R stays where it is when N grows. True if the batch was passed; one whose loss is NaN was not.
         """
-        if self.bits_per_bit(loss) >= self.threshold:
+        if not self.bits_per_bit(loss) < self.threshold:
             return False
         self.solved = max(self.solved, self.length)
         if self.repeats < self.length:
@@ -105,7 +126,12 @@ class CopyRepeat:
         """Where the curriculum stands; for a checkpoint."""
         return {"length": self.length, "repeats": self.repeats, "solved": self.solved}
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Go on from a `state`."""
-        self.length, self.repeats = positive_int("length", state["length"]), positive_int("repeats", state["repeats"])
-        self.solved = int(state["solved"])
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from a `state`; ValidationError, and nothing changed, if it is none."""
+        if not isinstance(state, Mapping) or set(state) != set(self.state()):
+            raise ValidationError(f"`state` must have the keys {', '.join(self.state())}, got {state!r}")
+        length, repeats = (positive_int(name, state[name]) for name in ("length", "repeats"))
+        solved = state["solved"]
+        if isinstance(solved, bool) or not isinstance(solved, int | np.integer) or solved < 0:
+            raise ValidationError(f"`solved` must be a whole number ≥ 0, got {solved!r}")
+        self.length, self.repeats, self.solved = length, repeats, int(solved)

@@ -17,8 +17,11 @@ __all__ = ["CueOutcome"]
 class CueOutcome:
     """One of several cues; after a fixed delay an outcome of the cue's magnitude comes with the cue's probability.
 
-        |-- wait --|-- cue --|---- delay ----|-- outcome --|
-                    x: cue k = 1               y: magnitude_k, or 0; the loss is due only here
+        time from cue (ms)   −100 … −10    0         50              250         300
+                             |-- wait ---|-- cue --|---- delay ----|-- outcome --|
+        x: cue k             0           1         0               0
+        y                    0           0         0               magnitude_k, or 0
+        loss                 –           –         –               due
 
     The best prediction is magnitude · probability; `floor` is the loss that even it cannot avoid.
 
@@ -31,6 +34,13 @@ class CueOutcome:
     dt : str
         Step; must be the model's.
     batches_per_epoch : int
+
+    Raises
+    ------
+    ValidationError
+        For a duration that is not a whole number of steps, or magnitudes and probabilities that do not match.
+    ModelError
+        For a duration that is not a time.
     """
 
     name = "cue-outcome"
@@ -49,7 +59,8 @@ class CueOutcome:
         dt: str = "10*ms",
         batches_per_epoch: int = 50,
     ) -> None:
-        self.magnitudes, self.probabilities = np.asarray(magnitudes, float), np.asarray(probabilities, float)
+        self.magnitudes = _numbers("magnitudes", magnitudes)
+        self.probabilities = _numbers("probabilities", probabilities)
         if self.magnitudes.ndim != 1 or self.magnitudes.size == 0 or not np.isfinite(self.magnitudes).all():
             raise ValidationError(f"`magnitudes` must be a list of numbers, got {magnitudes!r}")
         if (
@@ -97,3 +108,10 @@ class CueOutcome:
         y[onset:] = self.magnitudes[cue] * comes
         mask[onset:] = 1
         return x, y, mask
+
+
+def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise ValidationError(f"`{name}` must be a list of numbers, got {values!r}") from None

@@ -17,9 +17,12 @@ __all__ = ["DelayedReach"]
 class DelayedReach:
     """A cue shows one of P targets on the unit circle; after a random delay a go signal asks for it.
 
-        |-- cue --|---- delay (random) ----|-- reach --|
-        x: cue p=1                          x: go = 1           (P + 1 inputs)
-        y: 0, 0   ,  0, 0                   y: the target       (2 outputs)
+        time (ms)     0         100              200 … 400             400 … 600
+                      |-- cue ---|---- delay ----|------- reach -------|
+        x: cue p      1          0               0
+        x: go         0          0               1                           (P + 1 inputs)
+        y             centre     centre          the target                  (2 outputs)
+        loss          hold       hold            0 for 50 ms, then 1
 
     The loss runs along the whole trial: stay at the centre, then be at the target from `reaction` after the go signal
     on. Trials of a batch differ in length.
@@ -37,6 +40,13 @@ class DelayedReach:
     dt : str
         Step; must be the model's.
     batches_per_epoch : int
+
+    Raises
+    ------
+    ValidationError
+        For a duration that is not a whole number of steps, and other values out of range.
+    ModelError
+        For a duration that is not a time.
     """
 
     name = "delayed-reach"
@@ -63,12 +73,14 @@ class DelayedReach:
             raise ValidationError(f"`dt` must be positive, got {dt!r}")
         self._cue, self._reach = steps("cue", cue, self.dt), steps("reach", reach, self.dt)
         self._reaction = steps("reaction", reaction, self.dt, least=0)
+        if not isinstance(delay, tuple | list) or len(delay) != 2:
+            raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
         self._delay = tuple(steps("delay", d, self.dt) for d in delay)
-        if len(self._delay) != 2 or self._delay[0] > self._delay[1]:
+        if self._delay[0] > self._delay[1]:
             raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
         if self._reaction >= self._reach:
             raise ValidationError(f"`reaction` must be shorter than `reach`, got {reaction!r} and {reach!r}")
-        if not 0 <= hold < np.inf:
+        if not isinstance(hold, int | float) or not 0 <= hold < np.inf:
             raise ValidationError(f"`hold` must be a number ≥ 0, got {hold!r}")
         self.hold = hold
         angles = 2 * np.pi * np.arange(self.targets) / self.targets

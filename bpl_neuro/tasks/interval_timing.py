@@ -17,9 +17,13 @@ __all__ = ["IntervalTiming"]
 class IntervalTiming:
     """Two pulses an interval apart; a ramp must then reach 1 after the same interval.
 
-        |-- ready --|---- interval ----|-- set --|---- interval ----|-- after --|
-        x: pulse 1                      pulse 2
-        y: 0                            ramps linearly from 0 at set to 1 one interval later, then stays at 1
+        time from ready (ms)   −100 … −10     0             I             2 I       2 I + 50      I = 200, 300 or 400
+                               |--- wait ---|-- interval --|-- interval --|-- after --|
+        x: ready               0            1 for 20 ms    0              0
+        x: set                 0            0              1 for 20 ms    0
+        y                      0            0              ramp 0 → 1     1
+
+    The loss runs along the whole trial; trials of a batch differ in length.
 
     Parameters
     ----------
@@ -30,6 +34,13 @@ class IntervalTiming:
     dt : str
         Step; must be the model's.
     batches_per_epoch : int
+
+    Raises
+    ------
+    ValidationError
+        For a duration that is not a whole number of steps, or an interval no longer than a pulse.
+    ModelError
+        For a duration that is not a time.
     """
 
     name = "interval-timing"
@@ -50,7 +61,7 @@ class IntervalTiming:
         self.dt = seconds("dt", dt)
         if self.dt <= 0:
             raise ValidationError(f"`dt` must be positive, got {dt!r}")
-        if isinstance(intervals, str) or not intervals:
+        if isinstance(intervals, str) or not isinstance(intervals, Sequence) or not intervals:
             raise ValidationError(f'`intervals` must be a list of times like ["200*ms"], got {intervals!r}')
         self._pulse, self._wait = steps("pulse", pulse, self.dt), steps("wait", wait, self.dt)
         self._after = steps("after", after, self.dt)

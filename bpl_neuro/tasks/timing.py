@@ -36,7 +36,7 @@ def steps(name: str, text: str, dt: float, least: int = 1) -> int:
 def check_batches(rng: np.random.Generator, size: int, split: str) -> None:
     """The arguments of `Task.batches`."""
     if not isinstance(rng, np.random.Generator):
-        raise ValidationError(f"`rng` must be a numpy Generator, got {type(rng).__name__}")
+        raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValidationError(f"`size` must be a whole number ≥ 1, got {size!r}")
     if split not in SPLITS:
