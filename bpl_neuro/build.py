@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from bpl_neuro.checks import number, real_array
 from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations
-from bpl_neuro.errors import ValidationError
+from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import INPUT, Model, Population, checked_quantity
 from bpl_neuro.transition import Local, Synapses, Wiring
@@ -99,8 +100,7 @@ def constraints(model: Model, wiring: Wiring, rng: np.random.Generator) -> tuple
 
 def scale_to_radius(wiring: Wiring, psi: np.ndarray, radius: float) -> None:
     """Every recurrent matrix of a population onto itself to a spectral radius."""
-    if not 0 <= radius < np.inf:
-        raise ValidationError(f"`radius` must be a number ≥ 0, got {radius}")
+    number("radius", radius)
     views = wiring.layout.views(psi)
     for synapses in wiring.synapses:
         if synapses.pre == synapses.post:
@@ -128,7 +128,7 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
             if np.ndim(given) == 0 or isinstance(given, str):
                 values[name] = checked_quantity(given, population.neuron.dimensions[name], f"`parameters` {key}")
                 continue
-            array = np.asarray(given, float)
+            array = real_array(f"parameters` {key}", given).astype(float)
             if array.shape != (N,) or not np.isfinite(array).all():
                 raise ValidationError(f"`parameters` {key} must be one value or {N} finite values, got {given!r}")
             values[name] = array
@@ -153,13 +153,28 @@ def _local(
     initial = np.stack(own + [rate] * neuron.delays, axis=-1)
     symbols = neuron.symbols
     everything = [*neuron.update, *A.values(), *C.values()]
+    linearised = array_function("linearised", symbols, everything, xp)
+    _check_computable(linearised, population.name, neuron, initial, constants)
     return Local(
         population.name, N, S, len(neuron.inputs), slice(n, n + N * S), slice(rates, rates + N),
-        array_function("linearised", symbols, everything, xp),
+        linearised,
         array_function("step", symbols, everything, xp, first=S),
         array_function("rate", symbols, [neuron.rate, *D.values()], xp),
         tuple(A), tuple(C), tuple(D), tuple(constants), initial, _noise(neuron, constants, N, dt),
     )  # fmt: skip
+
+
+def _check_computable(
+    f: Any, name: str, neuron: NeuronEquations, initial: np.ndarray, constants: Sequence[Any]
+) -> None:
+    """ModelError if a step from the initial state cannot be computed with these parameters."""
+    states = [initial[:, k] for k in range(initial.shape[1])]
+    try:
+        with np.errstate(all="ignore"):
+            f(states, [np.zeros(len(initial))] * len(neuron.inputs), constants)
+    except (ArithmeticError, ValueError) as error:
+        values = ", ".join(f"{p} = {v}" for p, v in zip(neuron.parameters, constants, strict=False))
+        raise ModelError(f"population {name!r}: a step cannot be computed with {values}: {error}") from None
 
 
 def _noise(neuron: NeuronEquations, constants: Sequence[Any], N: int, dt: float) -> np.ndarray | None:

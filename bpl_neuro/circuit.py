@@ -18,6 +18,7 @@ from bpl_neuro.build import (
     scale_to_radius,
     wire,
 )
+from bpl_neuro.checks import generator, instance, number, real_array
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import Model
@@ -83,15 +84,14 @@ class Circuit:
         self.dtype = self.backend.dtype(dtype)
         self.inputs = positive_int("inputs", inputs)
         self.sizes = population_sizes(self.model, size)
-        self._overrides = dict(parameters or {})
+        self._overrides = dict(instance("parameters", parameters or {}, Mapping, "a mapping of names to values"))
         self._wiring = wire(self.model, self.sizes, self.inputs, self._overrides, self.dtype, self.xp)
         self.layout: Layout = self._wiring.layout
         self.n = self._wiring.n
         self.rates = self._wiring.rates
-        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        rng = generator("seed", seed)
         psi = initial_weights(self._wiring, rng)
-        if not 0 <= input_scale < np.inf:
-            raise ValidationError(f"`input_scale` must be a number ≥ 0, got {input_scale!r}")
+        input_scale = number("input_scale", input_scale)
         for synapses in self._wiring.synapses:
             if synapses.pre is None:
                 self.layout.views(psi)[synapses.key][...] *= input_scale
@@ -122,9 +122,11 @@ class Circuit:
 
     @psi.setter
     def psi(self, value: Any) -> None:
-        value = self.xp.asarray(value, self.dtype)
+        value = self.xp.asarray(real_array("psi", value), self.dtype)
         if value.shape != (self.layout.size,):
             raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {value.shape}")
+        if not self.xp.isfinite(value).all():
+            raise ValidationError("`psi` must be finite")
         self._psi = value
         self.weights = self.layout.views(value)
 
@@ -159,6 +161,8 @@ class Circuit:
 
     def silence(self, projection: str) -> None:
         """Put the weights of a projection at zero and take them out of learning."""
+        if projection not in self.layout:
+            raise ValidationError(f"`projection` must be one of {', '.join(self.layout)}, got {projection!r}")
         xp, mask = self.xp, self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
         psi = self.psi.copy()
         for flat in (mask, psi):

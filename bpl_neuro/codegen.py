@@ -1,8 +1,8 @@
 """Symbolic expressions to array functions.
 
 The source text is generated only from SymPy trees that `equations` built from a checked text, every symbol is renamed,
-and the only names it can reach are `xp` and the functions of `functions.ARRAY_FUNCTIONS`. The text stays on the
-function as ``.source``, for whoever wants to read it.
+and the only names it can reach are array functions listed here and in `functions.ARRAY_FUNCTIONS`. The text stays on
+the function as ``.source``, for whoever wants to read it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 from bpl_neuro.functions import ARRAY_FUNCTIONS
@@ -67,8 +68,9 @@ def array_function(
         lines.append(f"    {symbol} = {_emit(expr, names)}")
     lines.append(f"    return ({''.join(_emit(e, names) + ', ' for e in reduced)})")
     source = "\n".join(lines) + "\n"
-    space: dict[str, Any] = {"__builtins__": {}, "xp": xp, "inf": float("inf")}
+    space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
     space |= {f"f_{key}": _bind(function, xp) for key, function in ARRAY_FUNCTIONS.items()}
+    space |= {f"x_{key}": _plain(getattr(xp, key)) for key in ("sqrt", *_XP_NAMES.values())}
     exec(compile(source, f"<generated {name}>", "exec"), space)
     function = space[name]
     function.source = source
@@ -76,7 +78,17 @@ def array_function(
 
 
 def _bind(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
-    return lambda *arguments: function(xp, *arguments)
+    return _plain(lambda *arguments: function(xp, *arguments))
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, but a scalar comes back as a Python float: a NumPy one would widen float32 arrays."""
+
+    def call(*arguments: Any) -> Any:
+        value = function(*arguments)
+        return float(value) if isinstance(value, np.generic) else value
+
+    return call
 
 
 def _emit(expr: sp.Expr, names: dict[sp.Symbol, str]) -> str:
@@ -98,7 +110,7 @@ def _emit(expr: sp.Expr, names: dict[sp.Symbol, str]) -> str:
     if isinstance(expr, sp.Pow):
         return _emit_power(expr, names)
     head = type(expr).__name__
-    call = f"f_{head}" if head in ARRAY_FUNCTIONS else f"xp.{_XP_NAMES[head]}"
+    call = f"f_{head}" if head in ARRAY_FUNCTIONS else f"x_{_XP_NAMES[head]}"
     return f"{call}({', '.join(_emit(a, names) for a in expr.args)})"
 
 
@@ -119,7 +131,7 @@ def _emit_product(expr: sp.Mul, names: dict[sp.Symbol, str]) -> str:
 def _emit_power(expr: sp.Pow, names: dict[sp.Symbol, str]) -> str:
     base, power = expr.args
     if power == sp.Rational(1, 2):
-        return f"xp.sqrt({_emit(base, names)})"
+        return f"x_sqrt({_emit(base, names)})"
     if power.is_number and power.is_negative:
         return f"(1 / {_emit(base ** (-power), names)})"
     if power.is_Integer and base.is_Symbol and power <= 4:

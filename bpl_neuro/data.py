@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from bpl_neuro.checks import instance, number, real_array
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["SPLITS", "ArrayTask", "Batch", "Task"]
@@ -49,12 +50,10 @@ class Batch:
     stream: bool = False
 
     def __post_init__(self) -> None:
-        x, y = np.asarray(self.x), np.asarray(self.y)
+        x, y = real_array("x", self.x), real_array("y", self.y)
         if x.ndim != 3 or 0 in x.shape:
             raise ValidationError(f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}")
         B, T = x.shape[:2]
-        if x.dtype.kind not in "fiub":
-            raise ValidationError(f"`x` must hold real numbers, got dtype {x.dtype}")
         if x.dtype.kind != "f":
             x = x.astype(np.float32)
         if y.ndim not in (2, 3) or y.shape[:2] != (B, T):
@@ -65,10 +64,8 @@ class Batch:
                 f"real-valued targets have shape ({B}, {T}, outputs)"
             )
         if y.ndim == 3 and y.dtype.kind != "f":
-            if y.dtype.kind not in "iub":
-                raise ValidationError(f"`y` must hold real numbers, got dtype {y.dtype}")
             y = y.astype(np.float32)
-        mask = np.ones((B, T), x.dtype) if self.mask is None else np.asarray(self.mask)
+        mask = np.ones((B, T), x.dtype) if self.mask is None else real_array("mask", self.mask)
         if mask.shape != (B, T):
             raise ValidationError(f"`mask` must be ({B}, {T}), got shape {mask.shape}")
         mask = mask.astype(x.dtype)
@@ -147,8 +144,8 @@ class ArrayTask:
     def __init__(
         self, data: Batch, loss: str = "squared_error", output_size: int | None = None, held_out: float = 0.0
     ) -> None:
-        if not 0 <= held_out < 1:
-            raise ValidationError(f"`held_out` must lie in [0, 1), got {held_out}")
+        number("held_out", held_out, high=1.0)
+        instance("data", data, Batch, "a Batch")
         self.data, self.loss = data, loss
         self.input_size = data.x.shape[2]
         if output_size is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,8 @@ from bpl_neuro.quantities import brian2_parts, check_text, parse_expression
 
 __all__ = ["METHODS", "NeuronEquations", "read_equations"]
 
+MAX_OPERATIONS = 5_000
+MAX_EQUATIONS = 100
 METHODS = ("euler", "exponential_euler", "exact")
 
 
@@ -176,7 +179,8 @@ def read_equations(
         assignments = _read_update(update, reader, parameters, inputs, where)
         current: dict[sp.Symbol, sp.Expr] = {}
         for name, expr in assignments:
-            current[symbol(name)] = expr.subs(subexpressions, simultaneous=True).subs(current, simultaneous=True)
+            written_out = expr.subs(subexpressions, simultaneous=True).subs(current, simultaneous=True)
+            current[symbol(name)] = _limited(written_out, name, where)
         states = tuple(name for name in parameters if symbol(name) in current)
         new = tuple(current[symbol(name)] for name in states)
         system = None
@@ -197,6 +201,8 @@ def read_equations(
             f"{where}: `rate` = {rate!r} depends on the input {sorted(map(str, bad))[0]!r}; what a neuron sends must "
             "be a function of its own state alone (add a state that holds it)"
         )
+    if not stateless and not rate_expr.free_symbols & set(map(symbol, states)):
+        raise ModelError(f"{where}: `rate` = {rate!r} does not depend on the state, so the neuron sends nothing")
     dimensions = {n: eq.dim for n, eq in equations.items()} | {"rate": equations[rate].dim}
     finish = [stabilise(expr) for expr in (*new, rate_expr)]
     return NeuronEquations(states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system, noise)
@@ -208,7 +214,9 @@ def _parse(text: str, where: str) -> Any:
         raise ModelError(f"{where}: the equations are empty")
     _check_expressions(text, where)
     try:
-        equations = brian2_parts().Equations(textwrap.dedent(text))
+        with warnings.catch_warnings():  # Brian2's parser warns of its own library's old names
+            warnings.simplefilter("ignore", DeprecationWarning)
+            equations = brian2_parts().Equations(textwrap.dedent(text))
     except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
         raise ModelError(f"{where}: Brian2 cannot read the equations: {reason(error)}") from None
     for name in equations:
@@ -220,6 +228,8 @@ def _parse(text: str, where: str) -> Any:
 def _check_expressions(text: str, where: str) -> None:
     """Our own limits on every right-hand side before Brian2 sees it: Brian2 evaluates expressions with SymPy."""
     bare = re.sub(r"#[^\n]*", "", text)
+    if bare.count(":") > MAX_EQUATIONS:
+        raise ModelError(f"{where}: the text has {bare.count(':')} equations; at most {MAX_EQUATIONS} are read")
     for chunk in bare.split(":"):
         left, equals, right = chunk.partition("=")
         if equals:
@@ -251,9 +261,14 @@ def _resolve(bodies: dict[str, sp.Expr], where: str) -> dict[sp.Symbol, sp.Expr]
             raise ModelError(f"{where}: the subexpressions {sorted(map(str, left))} depend on one another in a circle")
         for s in ready:
             resolved[s] = left.pop(s).subs(resolved, simultaneous=True)
-            if resolved[s].count_ops() > 5_000:
-                raise ModelError(f"{where}: {str(s)!r} grows beyond 5000 operations when written out")
+            _limited(resolved[s], str(s), where)
     return resolved
+
+
+def _limited(expr: sp.Expr, name: str, where: str) -> sp.Expr:
+    if expr.count_ops() > MAX_OPERATIONS:
+        raise ModelError(f"{where}: {name!r} grows beyond {MAX_OPERATIONS} operations when written out")
+    return expr
 
 
 def _read_update(

@@ -49,6 +49,9 @@ class ExpressionReader:
         self.variables |= dict.fromkeys(sources, self._noise)
         if expr.has(sp.zoo, sp.nan):
             raise ModelError(f"{where}: {text!r} divides by zero")
+        for part in sp.preorder_traversal(expr):
+            if part.is_number and part.is_extended_real is False:
+                raise ModelError(f"{where}: {text!r} contains {part}, which is not a real number")
         if derivative:
             dim = dim / b2.SECOND
         try:
@@ -81,7 +84,7 @@ class ExpressionReader:
 
     def _power(self, base: sp.Expr, exponent: ast.expr, where: str) -> sp.Expr:
         value = literal(exponent)
-        power = self._tree(exponent, where) if value is None else sp.nsimplify(value)
+        power = self._tree(exponent, where) if value is None else sp.Rational(str(value))
         if base.is_number and power.is_number:
             try:
                 return sp.Float(float(base) ** float(power))

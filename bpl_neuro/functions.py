@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import sympy as sp
 
 __all__ = ["ALLOWED_FUNCTIONS", "ARRAY_FUNCTIONS", "REFUSED_FUNCTIONS", "clip", "exprel", "stabilise"]
@@ -20,6 +21,14 @@ class _Real(sp.Function):
 
     SymPy functions are classes named like functions.
     """
+
+    @classmethod
+    def eval(cls, *arguments: sp.Expr) -> sp.Expr | None:
+        """The value, where all arguments are numbers."""
+        if all(a.is_number and not a.free_symbols for a in arguments) and cls.__name__ in ARRAY_FUNCTIONS:
+            with np.errstate(all="ignore"):
+                return sp.Float(float(ARRAY_FUNCTIONS[cls.__name__](np, *(float(a) for a in arguments))))
+        return None
 
     def _eval_is_extended_real(self) -> bool:
         return True
@@ -137,7 +146,11 @@ REFUSED_FUNCTIONS = {
 
 
 def stabilise(expr: sp.Expr) -> sp.Expr:
-    """Rewrite 1/(1+exp(x)) and log(1+exp(x)) so that neither they nor their derivatives overflow."""
+    """Rewrite 1/(1+exp(x)) and log(1+exp(x)) so that neither they nor their derivatives overflow.
+
+    And |x|, which SymPy makes of sqrt(x**2), as our `absolute`.
+    """
+    expr = expr.replace(sp.Abs, absolute)
 
     def exponent(base: sp.Expr) -> sp.Expr | None:
         """X when `base` is 1 + exp(x)."""
@@ -181,6 +194,8 @@ def _float(condition: Any, like: Any) -> Any:
 #: symbolic function name → array function of (xp, *arguments); names not here are `xp` functions themselves
 ARRAY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sign": lambda xp, x: xp.sign(x),
+    "expm1": lambda xp, x: xp.expm1(x),
+    "log1p": lambda xp, x: xp.log1p(x),
     "absolute": lambda xp, x: xp.abs(x),
     "between": lambda xp, x, a, b: _float(xp.logical_and(x > a, x < b), x),
     "above": lambda xp, x, a: _float(xp.greater_equal(x, a), x),

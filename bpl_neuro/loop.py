@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import DivergenceError, ValidationError
@@ -158,6 +159,10 @@ def run_batch(
     DivergenceError
         When the state stops being finite.
     """
+    instance("batch", batch, Batch, "a Batch")
+    for name, part in (("readout", readout), ("rule", rule)):
+        if getattr(part, "circuit", circuit) is not circuit:
+            raise ValidationError(f"`{name}` was made for another circuit")
     if batch.x.shape[2] != circuit.inputs:
         raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.inputs}")
     _check_theta(rule, theta)
@@ -267,6 +272,7 @@ def batch_updates(
     -------
     Outcome
     """
+    instance("rule", rule, Rule, "a Rule")
     theta = rule.initial_theta() if theta is None else theta
     current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
     sums: Gradients = {}
@@ -280,7 +286,7 @@ def batch_updates(
     def watch(step: Step) -> None:
         steps.append({**step.signals, "c": step.c, "state": step.transition.new.s})
 
-    rng = None if noise is None else np.random.default_rng(noise)
+    rng = None if noise is None else generator("noise", noise)
     outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None, noise=rng)
     outcome.gradients = sums
     if signals:

@@ -53,7 +53,7 @@ def get_loss(loss: str | Loss) -> Loss:
     """
     if callable(loss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise ValidationError(f"`loss` must be one of {', '.join(LOSSES)}, or a function; got {loss!r}")
     return LOSSES[loss]
 

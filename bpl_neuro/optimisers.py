@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bpl_neuro.errors import ValidationError
+from bpl_neuro.checks import number
 
 __all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser"]
 
@@ -35,8 +35,7 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
-        if not 0 < self.half_life < float("inf"):
-            raise ValidationError(f"`half_life` must be a number > 0, got {self.half_life!r}")
+        number("half_life", self.half_life, above=True)
 
     def __call__(self, step: int) -> float:
         """The rate after `step` steps."""
@@ -54,8 +53,7 @@ class CosineDecay:
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
         _rate("floor", self.floor)
-        if self.steps < 1:
-            raise ValidationError(f"`steps` must be a whole number ≥ 1, got {self.steps!r}")
+        number("steps", self.steps, low=1)
 
     def __call__(self, step: int) -> float:
         """The rate after `step` steps."""
@@ -74,8 +72,7 @@ def rate_at(eta: Rate, step: int) -> float:
 def _rate(name: str, value: Any) -> None:
     if callable(value):
         return
-    if not (isinstance(value, int | float) and 0 <= value < float("inf")):
-        raise ValidationError(f"`{name}` must be a number ≥ 0, got {value!r}")
+    number(name, value)
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ class Adam:
         _rate("eta", self.eta)
         _rate("epsilon", self.epsilon)
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValidationError(f"`{name}` must lie in [0, 1), got {getattr(self, name)!r}")
+            number(name, getattr(self, name), high=1.0)
 
     def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
         """Moments 0, no steps."""
@@ -151,8 +147,7 @@ class Clip:
     norm: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.norm < float("inf"):
-            raise ValidationError(f"`norm` must be a number > 0, got {self.norm!r}")
+        number("norm", self.norm, above=True)
 
     def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
         """The other's state, and how often the bound acted."""

@@ -47,7 +47,8 @@ def brian2_parts() -> SimpleNamespace:
 
     Brian2 takes over `sys.excepthook` and the display of warnings; both are put back.
     """
-    hook, show = sys.excepthook, warnings.showwarning
+    hook, show, filters = sys.excepthook, warnings.showwarning, warnings.filters[:]
+    warnings.simplefilter("ignore", DeprecationWarning)
     try:
         from brian2.core.functions import DEFAULT_FUNCTIONS
         from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_UNITS
@@ -60,6 +61,7 @@ def brian2_parts() -> SimpleNamespace:
         sys.excepthook = hook
         logging.captureWarnings(False)
         warnings.showwarning = show
+        warnings.filters[:] = filters  # type: ignore[index]
     return SimpleNamespace(
         FUNCTIONS=DEFAULT_FUNCTIONS,
         CONSTANTS={k: float(v.get_value()) for k, v in DEFAULT_CONSTANTS.items()},
@@ -144,7 +146,8 @@ def _check_node(node: ast.AST, text: str, where: str) -> None:
     if isinstance(node, ast.Constant):
         if isinstance(node.value, bool) or not isinstance(node.value, int | float):
             raise ModelError(f"{where}: {node.value!r} in {_short(text)!r} is not a number")
-        if not math.isfinite(node.value) or abs(node.value) > 1e300:
+        too_large = abs(node.value) > 10**300 if isinstance(node.value, int) else not abs(node.value) <= 1e300
+        if too_large:
             raise ModelError(f"{where}: the number {str(node.value)[:40]} in {_short(text)!r} is too large")
     if isinstance(node, ast.Call) and (not isinstance(node.func, ast.Name) or node.keywords):
         raise ModelError(f"{where}: {_short(text)!r} calls something that is not a plain function of its arguments")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.build import positive_int
+from bpl_neuro.checks import generator, instance, real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.losses import Loss, get_loss
@@ -55,19 +56,20 @@ class Readout:
         population: str | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        self.circuit, self.outputs = circuit, positive_int("outputs", outputs)
+        self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
+        self.outputs = positive_int("outputs", outputs)
         self.loss, self._loss = loss, get_loss(loss)
         if reduction not in ("mean", "sum"):
             raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
         self.reduction, self.continuous_time = reduction, continuous_time
         self.columns = slice(0, circuit.rates)
         if population is not None:
-            if population not in circuit.sizes:
+            if not isinstance(population, str) or population not in circuit.sizes:
                 raise ValidationError(f"`population` must be one of {', '.join(circuit.sizes)}, got {population!r}")
             self.columns = next(p.rate_slice for p in circuit.populations if p.name == population)
         N = self.columns.stop - self.columns.start
         self.layout = Layout({"weights": (self.outputs, N), "bias": (self.outputs,)})
-        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        rng = generator("seed", seed)
         bound = 1 / np.sqrt(N)
         phi = np.zeros(self.layout.size)
         views = self.layout.views(phi)
@@ -82,7 +84,7 @@ class Readout:
 
     @phi.setter
     def phi(self, value: Any) -> None:
-        value = self.circuit.xp.asarray(value, self.circuit.dtype)
+        value = self.circuit.xp.asarray(real_array("phi", value), self.circuit.dtype)
         if value.shape != (self.layout.size,):
             raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {value.shape}")
         self._phi, self._views = value, self.layout.views(value)

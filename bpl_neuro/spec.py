@@ -117,6 +117,8 @@ class Model:
         ModelError
             With the file, the key, what was found and what would be right.
         """
+        if not isinstance(source, str | Path):
+            raise ModelError(f"a model is given by its name or a .toml file, got {source!r}")
         path = Path(source)
         if path.suffix != ".toml":
             path = FOLDER / f"{source}.toml"
@@ -132,11 +134,17 @@ class Model:
             raise ModelError(f"{path}: cannot read the file: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ModelError(f"{path}: the file is not UTF-8 text") from None
+        except ValueError as error:
+            raise ModelError(f"{str(source)!r}: not a path: {error}") from None
         return cls.from_toml(text, str(path))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "model text") -> Model:
         """A model from the text of a model file."""
+        if not isinstance(text, str):
+            raise ModelError(f"{where}: expected the text of a model file, got {type(text).__name__}")
+        if len(text) > 4 * MAX_TEXT:
+            raise ModelError(f"{where}: the text has {len(text)} characters; at most {4 * MAX_TEXT} are read")
         try:
             data = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -173,13 +181,13 @@ class Model:
         """
         population = {
             "equations": equations, "rate": rate, "inputs": list(inputs), "method": method, "update": update,
-            "parameters": dict(parameters or {}), "initial": dict(initial or {}),
+            "parameters": {} if parameters is None else parameters, "initial": {} if initial is None else initial,
         }  # fmt: skip
         data: dict[str, Any] = {"title": title, "populations": {name: population}}
         if dt is not None:
             data["time"] = {"dt": dt}
         if synthesiser is not None:
-            data["synthesiser"] = dict(synthesiser)
+            data["synthesiser"] = synthesiser
         return cls._validated(_plain(data), "from_equations")
 
     @classmethod

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.expressions import symbol
 from bpl_neuro.transition import Transition
 
 __all__ = ["Synthesiser"]
@@ -51,6 +53,7 @@ class Synthesiser:
         fan_in: int | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
+        instance("circuit", circuit, Circuit, "a Circuit")
         spec = circuit.model.spec.synthesiser
         self.circuit = circuit
         self.sees = spec.sees if sees is None else sees
@@ -63,7 +66,7 @@ class Synthesiser:
         self._expand(seen, expansion, fan_in, seed)
         self.m = (seen if self.Q is None else len(self.Q)) + 1
         unit = circuit.model.synthesiser
-        self.linear = not unit.rate_slope().free_symbols
+        self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
         self._unit = array_function("unit", [inputs, constants], [unit.rate, unit.rate_slope()], circuit.xp)
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
@@ -104,7 +107,7 @@ class Synthesiser:
             return
         if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= seen:
             raise ValidationError(f"`fan_in` must lie in 1 … {seen} (what there is to see), got {fan_in!r}")
-        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        rng = generator("seed", seed)
         Q, bound = np.zeros((size, seen)), np.sqrt(3 / fan_in)
         for row in Q:
             row[rng.choice(seen, fan_in, replace=False)] = rng.uniform(-bound, bound, fan_in)

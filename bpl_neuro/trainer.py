@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from bpl_neuro import checkpointing
 from bpl_neuro.build import positive_int
+from bpl_neuro.checks import generator, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Task
 from bpl_neuro.errors import ValidationError
@@ -92,16 +93,17 @@ class Trainer:
             raise ValidationError(
                 f"`schedule` must be one of {', '.join(rule.schedules)} for this rule (and its trace), got {schedule!r}"
             )
-        if readout.circuit is not circuit:
-            raise ValidationError("`readout` was made for another circuit")
+        for name, part in (("readout", readout), ("rule", rule)):
+            if getattr(part, "circuit", circuit) is not circuit:
+                raise ValidationError(f"`{name}` was made for another circuit")
+        generator("seed", seed)
         self.circuit, self.readout, self.rule, self.schedule = circuit, readout, rule, schedule
         self.theta = rule.initial_theta()
         self.optimisers = _optimisers(optimiser)
         self.update_every = positive_int("update_every", update_every)
         self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
         for name, value in (("rate_penalty", rate_penalty), ("weight_penalty", weight_penalty)):
-            if not 0 <= value < float("inf"):
-                raise ValidationError(f"`{name}` must be a number ≥ 0, got {value!r}")
+            number(name, value)
         self.rate_penalty, self.weight_penalty = float(rate_penalty), float(weight_penalty)
         self.seed = seed
         self.noise_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
@@ -338,6 +340,8 @@ def _optimisers(given: Optimiser | Mapping[str, Optimiser | None] | None) -> dic
     if given is None:
         given = Adam()
     if not isinstance(given, Mapping):
+        if not (hasattr(given, "init") and hasattr(given, "step")):
+            raise ValidationError(f"`optimiser` must be an optimiser like Adam(1e-3), or a mapping; got {given!r}")
         return dict.fromkeys(checkpointing.PARAMETERS, given)
     for name in given:
         if name not in checkpointing.PARAMETERS:

@@ -6,6 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 import sympy as sp
+from helpers import TEXTS
 from truth import MODELS, of_plastic, off
 
 import bpl_neuro as bpl
@@ -13,62 +14,7 @@ from bpl_neuro import reference
 from bpl_neuro.codegen import array_function
 from bpl_neuro.functions import ALLOWED_FUNCTIONS, stabilise
 from bpl_neuro.losses import LOSSES
-
-TEXTS = {
-    "exact, coupled": {
-        "equations": """dx/dt = (-x - w + u) / tau : 1
-                        dw/dt = (-w + x) / tau_w : 1
-                        r = tanh(x) : 1
-                        u : 1
-                        tau : second
-                        tau_w : second""",
-        "method": "exact", "parameters": {"tau": "10*ms", "tau_w": "10*ms"},
-    },
-    "exact, one state": {
-        "equations": "dr/dt = (-r + tanh(u)) / tau : 1\nu : 1\ntau : second",
-        "method": "exact", "parameters": {"tau": "7*ms"},
-    },
-    "divided by its slow average": {
-        "equations": """dx/dt = (-x + u) / tau : 1
-                        da/dt = (-a + clip(x, 0, inf)) / tau_a : 1
-                        r = clip(x, 0, inf) / (1 + a) : 1
-                        u : 1
-                        tau : second
-                        tau_a : second""",
-        "method": "exponential_euler", "parameters": {"tau": "5*ms", "tau_a": "50*ms"},
-    },
-    "a decay that passes 0": {
-        "equations": "dr/dt = -a * u * r / tau + tanh(u) / tau : 1\nu : 1\ntau : second\na : 1",
-        "method": "exponential_euler", "parameters": {"tau": "5*ms", "a": 1},
-    },
-    "a frozen nonlinearity": {
-        "equations": "dr/dt = (-r + tanh(u + r)) / tau : 1\nu : 1\ntau : second",
-        "method": "exponential_euler", "parameters": {"tau": "5*ms"},
-    },
-    "rates in Hz": {
-        "equations": """dv/dt = (-v + w_unit * u) / tau : volt
-                        r = 20*Hz * exp(v / w_unit) : Hz
-                        u : 1
-                        w_unit : volt
-                        tau : second""",
-        "parameters": {"tau": "5*ms", "w_unit": "1*mV"},
-    },
-    "subexpressions in a chain": {
-        "equations": """dr/dt = (-r + b) / tau : 1
-                        b = a * tanh(a) : 1
-                        a = u + sqrt(1 + u**2) : 1
-                        u : 1
-                        tau : second""",
-        "parameters": {"tau": "5*ms"},
-    },
-    "two inputs": {
-        "equations": """dr/dt = (-r + tanh(u) * (1 + tanh(gain))) / tau : 1
-                        u : 1
-                        gain : 1
-                        tau : second""",
-        "inputs": ["u", "gain"], "parameters": {"tau": "5*ms"},
-    },
-}  # fmt: skip
+from bpl_neuro.transition import parameter_gradient
 
 SUBSET = """
 [populations.a]
@@ -164,6 +110,33 @@ def test_parameter_gradient(setting):
     assert off(transition.parameter_gradient(v), of_plastic(circuit, expected)) < 1e-7
 
 
+def test_between_is_what_the_definition_says(setting):
+    """O = Σ_p C_p W_p Dᵀ, assembled here from the factors; with blockdiag(A) it is the whole J."""
+    circuit, _, _, transition, _ = setting
+    expected = np.zeros((4, circuit.n, circuit.n))
+    for synapses in transition.wiring.synapses:
+        if synapses.pre is None:
+            continue
+        post, pre = (circuit.populations[q] for q in (synapses.post, synapses.pre))
+        full = np.zeros((4, post.N, post.S, pre.N, pre.S))
+        for (k, p), c in transition.C[synapses.post].items():
+            for j, d in transition.wiring.slopes(synapses, transition.previous).items():
+                if p in synapses.ports:
+                    W = circuit.weights[synapses.key][synapses.ports.index(p)]
+                    c, d = (np.broadcast_to(f, (4, pop.N)) for f, pop in ((c, post), (d, pre)))
+                    full[:, :, k, :, j] += np.einsum("bi,ij,bj->bij", c, W, d)
+        expected[:, post.state_slice, pre.state_slice] += full.reshape(4, post.N * post.S, pre.N * pre.S)
+    np.testing.assert_allclose(transition.between(), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_a_whole_row_of_steps_gives_the_sum_of_their_parameter_gradients(setting):
+    circuit, s, x, transition, rng = setting
+    other = circuit.step(circuit.state(s[::-1]), 2 * x)
+    v, w = rng.normal(size=(2, 4, circuit.n))
+    found = parameter_gradient([transition, other], [v, w])
+    assert off(found, transition.parameter_gradient(v) + other.parameter_gradient(w)) < 1e-12
+
+
 def test_rate_credit(setting):
     circuit, s, _, _, rng = setting
     dr = rng.normal(size=(4, circuit.rates))
@@ -200,13 +173,13 @@ def test_losses_and_the_readout(loss):
         readout.phi = p
         return float(readout.credit(state, target, weight)[0].sum())
 
-    assert off(gradient, reference.finite_difference(by_phi, phi.copy())) < 1e-6
+    assert off(gradient, reference.finite_difference(by_phi, phi.copy())) < 1e-7
     readout.phi = phi
 
     def by_state(flat):
         return float(readout.credit(circuit.state(flat.reshape(state.s.shape)), target, weight)[0].sum())
 
-    assert off(c.reshape(-1), reference.finite_difference(by_state, state.s.reshape(-1).copy())) < 1e-6
+    assert off(c.reshape(-1), reference.finite_difference(by_state, state.s.reshape(-1).copy())) < 1e-7
 
 
 def test_losses_at_large_outputs_stay_finite():
@@ -216,29 +189,110 @@ def test_losses_at_large_outputs_stay_finite():
         assert np.isfinite(loss).all() and np.isfinite(gradient).all()
 
 
+#: what each function is, by others than ours
+KNOWN = {
+    "abs": abs, "clip": lambda x, a, b: min(max(x, a), b), "exprel": lambda x: mpmath.expm1(x) / x,
+    **{name: getattr(np, name) for name in ALLOWED_FUNCTIONS if name not in ("abs", "clip", "exprel")},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ALLOWED_FUNCTIONS)
 def test_allowed_functions(name):
     count, build = ALLOWED_FUNCTIONS[name]
     symbols = sp.symbols(f"x0:{count}", real=True)
     expr = build(*symbols)
     f = array_function("f", [symbols], [expr, *(expr.diff(s) for s in symbols)], np)
-    points = {"clip": [(0.3, 0.1, 0.9), (0.05, 0.1, 0.9), (0.95, 0.1, 0.9)]}.get(name, [(0.3,), (0.7,), (0.02,)])
+    inside = [(0.3,), (0.7,), (0.02,)]
+    points = {
+        "clip": [(0.3, 0.1, 0.9), (0.05, 0.1, 0.9), (0.95, 0.1, 0.9), (-2.0, -3.0, -1.0)],
+        **{key: [*inside, (40.0,)] for key in ("log", "log10", "sqrt")},
+        **{key: [*inside, (-0.4,)] for key in ("arcsin", "arccos", "log1p")},
+    }.get(name, [*inside, (-0.4,), (-3.0,), (2.9,)])
     for point in points:
         value, *slopes = f(point)
-        expected = reference.finite_difference(lambda p: float(f(p)[0]), np.array(point), step=1e-6)
-        np.testing.assert_allclose(np.array(slopes, float), expected, rtol=1e-6, atol=1e-8)
-        if hasattr(np, name) and name != "clip":
-            assert value == pytest.approx(getattr(np, name)(*point), rel=1e-14)
+        expected = reference.finite_difference(lambda p: float(f(p)[0]), np.array(point), step=1e-5)
+        np.testing.assert_allclose(np.array(slopes, float), expected, rtol=1e-7, atol=1e-9)
+        assert value == pytest.approx(float(KNOWN[name](*point)), rel=1e-13)
 
 
-def test_values_at_kinks():
-    x, a, b = sp.symbols("x a b", real=True)
-    clip, absolute = ALLOWED_FUNCTIONS["clip"][1], ALLOWED_FUNCTIONS["abs"][1]
-    slope = array_function("f", [[x, a, b]], [clip(x, a, b).diff(x), absolute(x).diff(x)], np)
-    for point in (0.0, 1.0):
-        assert slope([np.array([point]), 0.0, 1.0])[0] == 0
-    assert slope([np.array([0.5]), 0.0, 1.0])[0] == 1
-    assert slope([np.array([0.0]), 0.0, 1.0])[1] == 0
+@pytest.mark.parametrize(
+    ("name", "point", "slopes"),
+    [
+        ("clip", (0.0, 0.0, 1.0), (0, 1, 0)),  # at a bound, it is the bound that counts
+        ("clip", (1.0, 0.0, 1.0), (0, 0, 1)),
+        ("clip", (0.5, 0.0, 1.0), (1, 0, 0)),
+        ("clip", (0.0, 0.0, np.inf), (0, 1, 0)),
+        ("clip", (0.0, -np.inf, np.inf), (1, 0, 0)),
+        ("abs", (0.0,), (0,)),
+        ("abs", (-0.0,), (0,)),
+        ("sign", (0.0,), (0,)),
+        ("exprel", (0.0,), (0.5,)),
+    ],
+)
+def test_values_at_kinks(name, point, slopes):
+    count, build = ALLOWED_FUNCTIONS[name]
+    symbols = sp.symbols(f"x0:{count}", real=True)
+    f = array_function("f", [symbols], [build(*symbols).diff(s) for s in symbols], np)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = f([np.array([p]) for p in point])
+    assert [float(np.squeeze(slope)) for slope in found] == list(slopes)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_model_overflows_far_out(model):
+    """Huge inputs saturate; they give no warning, no NaN, and derivatives that are still finite."""
+    circuit = bpl.Circuit(model, dict.fromkeys(bpl.Model.load(model).populations, 3), 2)
+    x = np.array([[1e3, -1e3], [-1e5, -1e5], [1e5, 1e5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transition = circuit.step(circuit.initial_state(3), x)
+        again = circuit.step(transition.new, -x)
+    for t in (transition, again):
+        assert np.isfinite(t.new.s).all() and np.isfinite(t.jacobian()).all()
+
+
+def test_a_decay_of_exactly_zero():
+    """dr/dt = −a u r + …, with u = 0: exponential Euler divides by the decay only in its textbook form."""
+    model = bpl.Model.from_equations(rate="r", dt="1*ms", **TEXTS["a decay that passes 0"])
+    circuit = bpl.Circuit(model, 3, 2)
+    circuit.psi = np.zeros_like(circuit.psi)
+    circuit.weights["input->cortex"][...] = np.eye(3, 2)
+    s = np.random.default_rng(0).normal(size=(3, 3))
+    x = np.array([[0.0, 0.0], [1e-9, -1e-9], [1e-5, 1e-3]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transition = circuit.step(circuit.state(s), x)
+    assert (transition.new.s[0] == s[0]).all()
+    assert off(transition.jacobian(), reference.finite_difference_jacobian(circuit, s, x)) < 1e-7
+    v = np.ones((3, 3))
+
+    def by_weights(p):
+        circuit.psi = p
+        return float(circuit.step(circuit.state(s), x).new.s.sum())
+
+    expected = reference.finite_difference(by_weights, circuit.psi.copy())
+    assert off(transition.parameter_gradient(v), expected) < 1e-7
+
+
+@pytest.mark.parametrize(
+    "keywords", [{}, {"sees": "rate"}, {"sees_input": True}, {"expansion": 6, "fan_in": 2}], ids=str
+)
+@pytest.mark.parametrize("equation", ["v", "tanh(v)", "a * tanh(v / a)", "a * v", "log(1 + exp(v))", "clip(v, -1, 1)"])
+def test_the_synthesisers_derivatives(equation, keywords):
+    """Its slope and Σ v ∂g/∂θ, for whatever it sees."""
+    synthesiser = {"equations": f"g = {equation} : 1\nv : 1\na : 1", "parameters": {"a": 0.4}}
+    model = bpl.Model.from_equations(rate="r", dt="1*ms", synthesiser=synthesiser, **TEXTS["exact, coupled"])
+    circuit = bpl.Circuit(model, 3, 2, seed=1)
+    unit = bpl.Synthesiser(circuit, **keywords)
+    rng = np.random.default_rng(0)
+    z = unit.z(circuit.step(circuit.state(rng.normal(size=(4, circuit.n))), rng.normal(size=(4, 2))))
+    theta, v = rng.normal(size=(unit.n, unit.m)) * 0.4, rng.normal(size=(4, unit.n))
+    _, slope = unit(z, theta)
+    expected = reference.finite_difference(
+        lambda flat: float((v * unit(z, flat.reshape(theta.shape))[0]).sum()), theta.reshape(-1)
+    )
+    assert off(unit.gradient(v, slope, z).reshape(-1), expected) < 1e-7
 
 
 def test_sigmoid_and_softplus_never_overflow():

@@ -12,8 +12,8 @@ import bpl_neuro
 PACKAGE = Path(bpl_neuro.__file__).parent
 #: a module imports only from above it
 ORDER = [
-    "errors", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec", "data",
-    "storage", "parameters", "transition", "build", "circuit", "losses", "readout", "optimisers", "synthesiser",
+    "errors", "checks", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec",
+    "data", "storage", "parameters", "transition", "build", "circuit", "losses", "readout", "optimisers", "synthesiser",
     "reference", "rules", "loop", "checkpointing", "trainer", "interventions", "recording", "analysis", "plotting",
     "experiment", "tasks", "cli",
 ]  # fmt: skip

@@ -1,7 +1,10 @@
 """Deliberately wrong variants of the rule must fail the very checks that the right one passes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from helpers import NONLINEAR, errors_of_learning_online, with_trials
 from truth import case, error_of_online_learning, error_of_summed_updates
 
 import bpl_neuro as bpl
@@ -10,6 +13,8 @@ from bpl_neuro.transition import Transition
 GAMMA, LAM = 0.9, 0.7
 #: far above the 1e-10 that the right rule is held to
 CAUGHT = 1e-4
+#: the same where the right rule is held to 1e-12 and parameters move little from one step to the next
+CAUGHT_ONLINE = 1e-5
 
 
 class Wrong(bpl.BPLambda):
@@ -140,3 +145,106 @@ def test_the_slope_alone_would_not_catch_a_stale_theta():
     rule = StaleTheta(unit, gamma=0.95, lam=0.9)
     errors = [error_of_online_learning(rule, circuit, readout, unit, data, theta, 0.95, 0.9, a) for a in alphas]
     assert 0.9 < np.polyfit(np.log(alphas), np.log(errors), 1)[0] < 1.1
+
+
+class StaleCredit(Wrong):
+    """The circuit hears g(s_t) with the θ before this step's update."""
+
+    def step(self, carry, transition, c, end, theta, learn):
+        new, signals, _ = super().step(carry, transition, c, end, theta, learn)
+        g, _ = self.synthesiser(self.synthesiser.z(transition), theta)
+        return new, signals, transition.parameter_gradient(c + self.sg_weight * ~end[:, None] * g)
+
+
+class CreditPastTheEnd(Wrong):
+    """The circuit hears g(s_t) at a trial's last step too."""
+
+    def step(self, carry, transition, c, end, theta, learn):
+        latest = [theta]
+
+        def learned(gradient):
+            latest[0] = learn(gradient)
+            return latest[0]
+
+        new, signals, _ = super().step(carry, transition, c, end, theta, learned)
+        g, _ = self.synthesiser(self.synthesiser.z(transition), latest[0])
+        return new, signals, transition.parameter_gradient(c + self.sg_weight * g)
+
+
+class TraceCarriedOn(Wrong):
+    """The trace outlives its trial."""
+
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.trace.restart = lambda held, end: held
+
+
+class FirstStepNotSpared(Wrong):
+    """A trial's first step has a δ, against the trial before."""
+
+    def step(self, carry, transition, c, end, theta, learn):
+        return super().step(carry | {"started": np.ones_like(end)}, transition, c, end, theta, learn)
+
+
+class StaleSlope(Wrong):
+    """∂g/∂θ is taken at the θ before this step's update."""
+
+    def step(self, carry, transition, c, end, theta, learn):
+        _, before = self.synthesiser(self.synthesiser.z(transition), theta)
+        trace, original = self.trace, self.trace.step
+        trace.step = lambda held, transition, z, slope: original(held, transition, z, before)
+        try:
+            return super().step(carry, transition, c, end, theta, learn)
+        finally:
+            trace.step = original
+
+
+class StaleWeights(Wrong):
+    """J is that of the step, but made with the weights of one step before."""
+
+    def step(self, carry, transition, c, end, theta, learn):
+        older = carry.pop("weights", transition.weights)
+        stale = replace(transition, weights=older)
+        new, signals, gradient = super().step(carry, stale, c, end, theta, learn)
+        return new | {"weights": transition.weights}, signals, gradient
+
+
+class Right(Wrong):
+    """Nothing is tampered with: the scaffolding of the others gives the right numbers."""
+
+
+#: wrong rule → the parameter it must be caught at
+CAUGHT_AT = {
+    StaleTheta: "theta", StaleCredit: "psi", CreditPastTheEnd: "psi", TraceCarriedOn: "theta", StaleSlope: "theta",
+    StaleWeights: "theta", KappaInTarget: "theta", NoLoss: "theta", WrongDecay: "theta", TraceBeforeUse: "theta",
+    EndIgnored: "psi", OnlyWithin: "theta", OnlyBetween: "theta", Transposed: "theta",
+}  # fmt: skip
+
+
+def setting(model, rule):
+    circuit, readout, unit, *_ = case(model)
+    data, theta = with_trials(circuit, readout, unit, np.random.default_rng(3))
+    return rule(unit, gamma=GAMMA, lam=LAM, sg_weight=0.6), circuit, readout, unit, data, theta
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    # The slope of the LSTM's linear synthesiser does not depend on θ: there, a stale one is no mistake.
+    [
+        (model, wrong)
+        for model in ("nonlinear", "lstm")
+        for wrong in CAUGHT_AT
+        if (model, wrong) != ("lstm", StaleSlope)
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_the_algorithm_written_out_catches(model, wrong):
+    """While everything learns at every step, one wrong ingredient shows within a batch, at what it concerns."""
+    model = bpl.Model.from_toml(NONLINEAR) if model == "nonlinear" else model
+    assert max(errors_of_learning_online(*setting(model, Right)).values()) < 1e-12
+    assert errors_of_learning_online(*setting(model, wrong))[CAUGHT_AT[wrong]] > CAUGHT_ONLINE
+
+
+def test_a_delta_at_the_first_step_is_harmless_because_the_trace_is_empty():
+    """Not every deviation matters: a δ before the first step meets e = 0. What the checks let through, they should."""
+    assert max(errors_of_learning_online(*setting("lstm", FirstStepNotSpared)).values()) < 1e-12

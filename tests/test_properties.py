@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import TEXTS, learned_online, random_trials, with_trials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from truth import MODELS, case, off
@@ -115,6 +116,84 @@ def test_padding_teaches_nothing(trace):
         assert off(other.gradients[name], one.gradients[name]) < 1e-12
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["lstm", "ei", "adapting"]),
+    st.sampled_from(["full", "sweep", "local", "leak"]),
+    st.integers(0, 999),
+)
+def test_every_trial_counts_for_itself(model, trace, seed):
+    """Rows of random trials, cut into one batch per trial: the gradients add up; nothing passes from trial to trial."""
+    circuit, readout, unit, *_ = case(model, seed=seed)
+    readout = bpl.Readout(circuit, 2, reduction="sum", seed=1)
+    rng = np.random.default_rng(seed)
+    data, theta = with_trials(circuit, readout, unit, rng)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, sg_weight=0.7, trace=trace)
+    together = bpl.batch_updates(circuit, readout, rule, data, theta).gradients
+    apart = {name: np.zeros_like(value) for name, value in together.items()}
+    for row in range(data.size):
+        start = 0
+        for stop in np.flatnonzero(data.end[row]) + 1:
+            x, y, mask = (a[row : row + 1, start:stop] for a in (data.x, data.y, data.mask))
+            for name, value in bpl.batch_updates(
+                circuit, readout, rule, bpl.Batch(x, y, mask), theta
+            ).gradients.items():
+                apart[name] += value
+            start = stop
+    for name, value in together.items():
+        assert np.abs(value - apart[name]).max() <= 1e-11 * max(np.abs(value).max(), 1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(4)), st.integers(0, 999))
+def test_the_order_of_trials_changes_nothing_online(order, seed):
+    """While every parameter moves at every step."""
+    circuit, readout, unit, *_ = case("adapting", seed=seed)
+    data, theta = with_trials(circuit, readout, unit, np.random.default_rng(seed), B=4)
+    rates = {"psi": 0.05, "phi": 0.03, "theta": 0.05}
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    one = learned_online(rule, circuit, readout, data, theta, rates)
+    other = learned_online(rule, circuit, readout, data[np.array(order)], theta, rates)
+    for name in one:
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 999))
+def test_the_mean_over_a_batch_weights_its_parts_by_their_trials(first, second, seed):
+    """B g(both) = B₁ g(first) + B₂ g(second) with the 1/B of the mean, where everything is linear in c: at θ = 0."""
+    circuit, readout, unit, *_ = case("threshold_linear", seed=seed)
+    data = random_trials(np.random.default_rng(seed), B=first + second)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    both, one, other = (
+        bpl.batch_updates(circuit, readout, rule, part).gradients for part in (data, data[:first], data[first:])
+    )
+    for name in both:
+        total = first * one[name] + second * other[name]
+        np.testing.assert_allclose((first + second) * both[name], total, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-3, 3), st.floats(-3, 3), st.integers(0, 999))
+def test_the_first_update_of_the_synthesiser_is_linear_in_c(a, b, seed):
+    """A user's own loss whose gradient is a weighted sum of two: so is the update at θ = 0, and that of ψ."""
+    circuit, _, unit, *_ = case("lstm", seed=seed)
+    data = random_trials(np.random.default_rng(seed))
+    rule = bpl.BPLambda(unit, lam=0.9)
+
+    def mixed(weight_a, weight_b):
+        def loss(xp, output, target):
+            gradient = weight_a * (output - target) + weight_b * xp.tanh(output)
+            return (gradient * gradient).sum(axis=1), gradient
+
+        return bpl.batch_updates(circuit, bpl.Readout(circuit, 2, loss, seed=1), rule, data).gradients
+
+    one, other, both = mixed(1, 0), mixed(0, 1), mixed(a, b)
+    for name in both:
+        scale = np.abs(one[name]).max() + np.abs(other[name]).max()
+        assert np.abs(both[name] - (a * one[name] + b * other[name])).max() < 1e-11 * scale
+
+
 def arrays_in(value):
     if isinstance(value, np.ndarray):
         yield value
@@ -167,3 +246,20 @@ def test_float32_follows_float64(model):
     )
     assert np.abs(single - double).max() < 1e-4
     assert (single != double).any()
+
+
+# A function of parameters alone, as in "assignments in order", still widens what it meets.
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "assignments in order"])
+def test_a_users_own_model_stays_float32(name):
+    model = bpl.Model.from_equations(rate="r", dt="1*ms", **TEXTS[name])
+    circuit = bpl.Circuit(model, 3, 2, dtype="float32")
+    x = np.ones((2, 2), np.float32)
+    transition = circuit.step(circuit.step(circuit.initial_state(2), x).new, x)
+    v = np.ones((2, circuit.n), np.float32)
+    found = [transition, transition.jacobian(), transition.vjp(v), transition.jvp(v[:, :, None])]
+    found += [transition.parameter_gradient(v), circuit.rate_credit(transition.new, v[:, :3]), *circuit.run(x[None])]
+    kinds = {array.dtype for array in arrays_in(found)}
+    factors = [*transition.A, *transition.C, *transition.new.D, *transition.previous.D]
+    # a factor that is no array must be a Python number: a NumPy scalar of 64 bits would widen what it meets
+    loose = {type(f) for factor in factors for f in factor.values() if not isinstance(f, np.ndarray)}
+    assert kinds == {np.dtype("float32")} and loose <= {int, float}

@@ -15,6 +15,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bpl_neuro.checks import instance, number
+from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.rules.base import Carry, Gradients, Rule
@@ -71,13 +73,12 @@ class BPLambda(Rule):
         trace: str = "full",
         continuous_time: bool = False,
     ) -> None:
+        instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
         dt = synthesiser.circuit.model.dt
         self.synthesiser = synthesiser
         self.gamma, self.lam = per_step("gamma", gamma, dt), per_step("lam", lam, dt)
-        if not (isinstance(sg_weight, int | float) and 0 <= sg_weight < math.inf):
-            raise ValidationError(f"`sg_weight` must be a number ≥ 0, got {sg_weight!r}")
-        self.sg_weight = float(sg_weight)
-        if trace not in TRACES:
+        self.sg_weight = number("sg_weight", sg_weight)
+        if not isinstance(trace, str) or trace not in TRACES:
             raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
         self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0)
         self.pathway: Any = None
@@ -85,6 +86,11 @@ class BPLambda(Rule):
         self.online = not self.deferred
         self.exact = self.trace.exact
         self.local = trace in ("local", "leak", "model")
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit whose synthesiser this is."""
+        return self.synthesiser.circuit
 
     @property
     def schedules(self) -> tuple[str, ...]:
