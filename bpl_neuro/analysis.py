@@ -134,12 +134,12 @@ def synapse_trace(
     def watch(step: Step) -> None:
         nonlocal local_carry, e_prev
         z = s.z(step.transition)
-        slope = s(z, theta)[1]
-        local_carry = local.restart(local.step(local_carry, step.transition, z, slope), step.end)
+        response = s(z, theta)
+        local_carry = local.restart(local.step(local_carry, step.transition, response), step.end)
         delta = circuit.backend.to_host(step.signals["delta"])[0]
-        e = circuit.backend.to_host(step.carry["trace"]["e"])[0].reshape(s.n, s.n, s.m)[:, a, j]
+        e = circuit.backend.to_host(step.carry["trace"]["e"])[0, :, a * s.m + j]
         own = local_carry["e"][index][0, unit, k, k, j]
-        rows.append([z[0, j], e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
+        rows.append([response.z[0, j], e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
         e_prev = e.copy()
         steps.append(step)
 
@@ -159,13 +159,13 @@ def synapse_trace(
 
 
 def _forward_view(steps: Sequence[Step], rule: BPLambda, theta: Any) -> Any:
-    """Σ_t (G_t^λ − g_t) ∂g_t/∂θ from the recursion for the targets, (n, m)."""
+    """Σ_t (G_t^λ − g_t) ∂g_t/∂θ of the output weights from the recursion for the targets, (n, m)."""
     s = rule.synthesiser
-    z = [s.z(step.transition) for step in steps]
-    g = [~step.end[:, None] * s(z_t, theta)[0] for step, z_t in zip(steps, z, strict=True)]
-    target, total = 0 * g[-1], s.initial_theta()
+    responses = [s(s.z(step.transition), theta) for step in steps]
+    g = [~step.end[:, None] * response.g for step, response in zip(steps, responses, strict=True)]
+    target, total = 0 * g[-1], 0 * theta
     for t in reversed(range(len(steps) - 1)):
         ahead = (1 - rule.lam) * g[t + 1] + rule.lam * target
         target = ~steps[t].end[:, None] * steps[t + 1].transition.vjp(steps[t + 1].c + rule.gamma * ahead)
-        total += s.gradient(target - g[t], s(z[t], theta)[1], z[t])
-    return total
+        total += s.gradient(target - g[t], responses[t])
+    return total.reshape(-1)[: s.n * s.m].reshape(s.n, s.m)

@@ -14,10 +14,19 @@ from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations
 from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.parameters import Layout
+from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.spec import INPUT, Model, Population, checked_quantity
 from bpl_neuro.transition import Local, Synapses, Wiring
 
-__all__ = ["constraints", "initial_weights", "population_sizes", "positive_int", "scale_to_radius", "wire"]
+__all__ = [
+    "constraints",
+    "initial_weights",
+    "population_sizes",
+    "positive_int",
+    "scale_to_radius",
+    "whole_steps",
+    "wire",
+]
 
 
 def population_sizes(model: Model, size: int | Mapping[str, int]) -> dict[str, int]:
@@ -196,3 +205,15 @@ def _exact_constants(M: tuple[Any, ...], S: int, N: int, dt: float) -> list[Any]
     full = np.stack([scipy.linalg.expm(b * dt) for b in block])
     parts = [full[:, :S, :S].reshape(-1, S * S), full[:, :S, S:].reshape(-1, S * S)]
     return [float(p[0, k]) if same else p[:, k] for p in parts for k in range(S * S)]
+
+
+def whole_steps(name: str, value: int | str, dt: float) -> int:
+    """A number of steps, given as such or as a time."""
+    if isinstance(value, str):
+        steps = checked_quantity(value, brian2_parts().SECOND, f"`{name}`") / dt
+        if steps < 0 or abs(steps - round(steps)) > 1e-6:
+            raise ValidationError(f"`{name}` must be a whole number of steps of {dt:g} s, got {value!r}")
+        return round(steps)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValidationError(f'`{name}` must be a whole number ≥ 0 or a time like "20*ms", got {value!r}')
+    return value

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bpl_neuro.circuit import clamped_from
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.loop import Position, Totals
 from bpl_neuro.storage import read_arrays, write_arrays
@@ -22,6 +23,7 @@ def save(trainer: Any, path: str | Path) -> None:
     arrays |= flatten(trainer._moments, "moments") | flatten(trainer._sums, "sums")
     if trainer.best is not None:
         arrays |= {f"best/{name}": v for name, v in trainer.best.items() if v is not None and name != "loss"}
+    arrays |= {f"changed/{key}": value for key, value in _changed(trainer).items()}
     position = trainer._position
     if position is not None:
         arrays |= {"position/state": position.state.s, **flatten(position.carry, "position/carry")}
@@ -30,6 +32,11 @@ def save(trainer: Any, path: str | Path) -> None:
         "kind": KIND,
         "history": trainer.history,
         "losses": trainer.losses,
+        "ends": trainer._ends,
+        "task": trainer._task_state,
+        "trained": list(trainer._moments),
+        "clamped": trainer.circuit.clamped,
+        "trials": trainer.trials,
         "batches": trainer.batches,
         "epoch": trainer.epoch,
         "within_epoch": trainer.within_epoch,
@@ -47,7 +54,10 @@ def restore(trainer: Any, path: str | Path) -> None:
     arrays, meta = read_arrays(path, KIND)
     for name in PARAMETERS:
         _check(path, name, trainer.parameter(name), arrays.get(name))
-    moments = fill(trainer._moments, arrays, "moments", path)
+    trained = meta["trained"]
+    if missing := [name for name in trained if name not in trainer._moments]:
+        raise ValidationError(f"{path}: {missing[0]} was trained there; the trainer has no optimiser for it")
+    moments = fill({name: trainer._moments[name] for name in trained}, arrays, "moments", path)
     if meta["seed"] != trainer.seed:
         raise ValidationError(f"{path}: was made with seed {meta['seed']}, the trainer has {trainer.seed}")
     position = None
@@ -58,15 +68,27 @@ def restore(trainer: Any, path: str | Path) -> None:
         position = Position(trainer.circuit.state(s), carry, pending)
     trainer.circuit.psi, trainer.readout.phi = arrays["psi"], arrays["phi"]
     trainer.theta = arrays.get("theta")
+    trainer.optimisers = {name: o for name, o in trainer.optimisers.items() if name in trained}
+    trainer.circuit.clamped, trainer.circuit.mask = clamped_from(meta["clamped"]), arrays.get("changed/mask")
+    if hasattr(trainer.rule, "pathway"):
+        trainer.rule.pathway = arrays.get("changed/pathway")
     trainer._moments, trainer._position = moments, position
     trainer._sums = {name: arrays[f"sums/{name}"] for name in PARAMETERS if f"sums/{name}" in arrays}
-    trainer.history, trainer.losses, trainer.batches = meta["history"], meta["losses"], meta["batches"]
+    trainer.history, trainer.losses, trainer._ends = meta["history"], meta["losses"], meta["ends"]
+    trainer.trials, trainer.batches = meta["trials"], meta["batches"]
+    trainer._task_state, trainer._beginning = meta["task"], None
     trainer.epoch, trainer.within_epoch = meta["epoch"], meta["within_epoch"]
     trainer._epoch_totals, trainer._steps = Totals(**meta["epoch_totals"]), meta["steps"]
     trainer.noise_rng.bit_generator.state = meta["noise_rng"]
     trainer.best = None
     if meta["best_loss"] is not None:
         trainer.best = {name: arrays.get(f"best/{name}") for name in PARAMETERS} | {"loss": meta["best_loss"]}
+
+
+def _changed(trainer: Any) -> dict[str, Any]:
+    """What interventions and the model's own wiring put in place of the whole: where learning goes, what g reaches."""
+    found = {"mask": trainer.circuit.mask, "pathway": getattr(trainer.rule, "pathway", None)}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def flatten(tree: Any, prefix: str) -> dict[str, Any]:

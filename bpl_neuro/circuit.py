@@ -25,7 +25,7 @@ from bpl_neuro.spec import Model
 from bpl_neuro.storage import read_arrays, write_arrays
 from bpl_neuro.transition import Local, State, Transition
 
-__all__ = ["Circuit"]
+__all__ = ["Circuit", "clamped_from"]
 
 
 class Circuit:
@@ -55,6 +55,8 @@ class Circuit:
     ----------
     n : int
         Size of the flat state.
+    clamped : dict
+        Population number → neuron → value at which its first state variable is held; see `clamp`.
     layout : Layout
         Names and shapes of the blocks of `psi`.
 
@@ -100,9 +102,9 @@ class Circuit:
         if radius is not None:
             scale_to_radius(self._wiring, psi, radius)
         mask = exists * plastic
-        self._wiring = replace(self._wiring, mask=None if mask.all() else self.xp.asarray(mask, self.dtype))
+        self.mask = None if mask.all() else mask
         self._signs = self.xp.asarray(signs, self.dtype) if signs.any() else None
-        self._clamped: dict[int, dict[int, float]] = {}
+        self.clamped: dict[int, dict[int, float]] = {}
         self.psi = psi
 
     @property
@@ -140,6 +142,10 @@ class Circuit:
         """1 where a synapse exists and is plastic, else 0; (|Ψ|,), or None if all are."""
         return self._wiring.mask
 
+    @mask.setter
+    def mask(self, value: Any) -> None:
+        self._wiring = replace(self._wiring, mask=None if value is None else self.xp.asarray(value, self.dtype))
+
     def constrain(self, psi: Any) -> Any:
         """For after an optimiser's step: what is not plastic stays, and a weight that would cross zero stops there.
 
@@ -163,12 +169,11 @@ class Circuit:
         """Put the weights of a projection at zero and take them out of learning."""
         if projection not in self.layout:
             raise ValidationError(f"`projection` must be one of {', '.join(self.layout)}, got {projection!r}")
-        xp, mask = self.xp, self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
+        mask = self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
         psi = self.psi.copy()
         for flat in (mask, psi):
             self.layout.views(flat)[projection][...] = 0
-        self._wiring = replace(self._wiring, mask=xp.asarray(mask))
-        self.psi = psi
+        self.mask, self.psi = mask, psi
 
     def clamp(self, population: str, units: Any, value: float | None) -> None:
         """Hold the first state variable of some neurons at a value; None as value lets them go."""
@@ -181,8 +186,8 @@ class Circuit:
             raise ValidationError(f"`units` must be indices in 0 … {last}, got {units.tolist()}")
         if value is not None and not np.isfinite(value):
             raise ValidationError(f"`value` must be finite, got {value!r}")
-        held = {k: v for k, v in self._clamped.get(q, {}).items() if k not in units}
-        self._clamped[q] = held if value is None else held | {int(unit): float(value) for unit in units}
+        held = {k: v for k, v in self.clamped.get(q, {}).items() if k not in units}
+        self.clamped[q] = held if value is None else held | {int(unit): float(value) for unit in units}
 
     def draw_noise(self, rng: np.random.Generator, batch: int) -> Any:
         """One step's additive noise for (B, n) states, or None for a model without noise."""
@@ -254,7 +259,7 @@ class Circuit:
                 C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
         if noise is not None:
             s += noise
-        if self._clamped:
+        if self.clamped:
             self._hold(s, A, C)
         return Transition(state, self.state(s), x, tuple(u), tuple(A), tuple(C), self.weights, wiring)
 
@@ -298,6 +303,7 @@ class Circuit:
             "sizes": self.sizes,
             "inputs": self.inputs,
             "dtype": self.dtype.name,
+            "clamped": self.clamped,
             "parameters": {key: np.asarray(v).tolist() for key, v in self._overrides.items()},
         }
         arrays = {"psi": self.psi} if self.mask is None else {"psi": self.psi, "mask": self.mask}
@@ -323,8 +329,8 @@ class Circuit:
                 backend=backend,
             )
             circuit.psi = arrays["psi"]
-            if circuit.mask is not None:
-                circuit._wiring = replace(circuit._wiring, mask=circuit.xp.asarray(arrays["mask"], circuit.dtype))
+            circuit.mask = arrays.get("mask")
+            circuit.clamped = clamped_from(meta["clamped"])
         except KeyError as error:
             raise ValidationError(f"{path}: {error} is missing from the file") from None
         return circuit
@@ -346,7 +352,7 @@ class Circuit:
 
     def _hold(self, s: Any, A: list[Any], C: list[Any]) -> None:
         """Clamped states: the value itself, and derivatives 0."""
-        for q, held in self._clamped.items():
+        for q, held in self.clamped.items():
             pop, units = self.populations[q], list(held)
             s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = list(held.values())
             keep = self.xp.ones(pop.N, self.dtype)
@@ -381,3 +387,8 @@ class Circuit:
         return (
             f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
         )
+
+
+def clamped_from(plain: Mapping[str, Mapping[str, float]]) -> dict[int, dict[int, float]]:
+    """`Circuit.clamped` from JSON, whose keys are texts."""
+    return {int(q): {int(unit): float(value) for unit, value in held.items()} for q, held in plain.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bpl_neuro.checks import instance, number, real_array
 from bpl_neuro.errors import ValidationError
 
-__all__ = ["SPLITS", "ArrayTask", "Batch", "Task"]
+__all__ = ["SPLITS", "ArrayTask", "Batch", "Curriculum", "Task"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -121,6 +121,26 @@ class Task(Protocol):
 
     def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
         """One epoch of batches of `size` trials from "train", "validation" or "test"."""
+        ...
+
+
+@runtime_checkable
+class Curriculum(Protocol):
+    """A task that grows harder as it is learned; `Trainer.fit` moves it on after every batch.
+
+    `state` is what a checkpoint keeps: plain numbers and texts by name.
+    """
+
+    def advance(self, loss: float) -> Any:
+        """After a batch of that loss."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
         ...
 
 

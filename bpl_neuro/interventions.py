@@ -17,6 +17,7 @@ from bpl_neuro.trainer import Trainer
 
 __all__ = [
     "INTERVENTIONS",
+    "apply",
     "clamp_units",
     "freeze",
     "freeze_synthesiser",
@@ -83,6 +84,40 @@ INTERVENTIONS = {
     "scramble": scramble_synthesiser,
     "rotate": rotate_synthesiser,
 }
+
+
+def apply(trainer: Trainer, what: str, seed: int = 0) -> Trainer:
+    """An intervention written as a text, as the command line takes it.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    what : str
+        ``"lesion"``, ``"freeze"``, ``"scramble"``, ``"rotate"``; ``"clamp:exc:0,1:0.2"`` (population, units, value);
+        ``"silence:inh->exc"`` (projection).
+    seed : int
+        For those that are random.
+
+    Raises
+    ------
+    ValidationError
+        If it is none of these.
+    """
+    kind, *rest = what.split(":") if isinstance(what, str) else [str(what)]
+    if kind in INTERVENTIONS and not rest:
+        return INTERVENTIONS[kind](trainer, seed=seed)
+    if kind == "silence" and len(rest) == 1:
+        return silence_projection(trainer, rest[0])
+    if kind == "clamp" and len(rest) == 3:
+        try:
+            units, value = [int(unit) for unit in rest[1].split(",")], float(rest[2])
+        except ValueError:
+            raise ValidationError(
+                f"`clamp` takes population:units:value, like clamp:exc:0,1:0.2; got {what!r}"
+            ) from None
+        return clamp_units(trainer, rest[0], units, value)
+    known = [*INTERVENTIONS, "clamp:POPULATION:UNITS:VALUE", "silence:PROJECTION"]
+    raise ValidationError(f"an intervention is one of {', '.join(known)}; got {what!r}")
 
 
 def _pathway(trainer: Trainer, matrix: np.ndarray) -> Trainer:

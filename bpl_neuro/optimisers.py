@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from bpl_neuro.checks import number
+from bpl_neuro.errors import ValidationError
 
-__all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser"]
+__all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser", "by_name"]
 
 
 class Optimiser(Protocol):
@@ -161,3 +162,17 @@ class Clip:
         bounded = gradient * (self.norm / length) if acts else gradient
         new, inner = self.optimiser.step(xp, parameter, bounded, inner)
         return new, {**inner, "clipped": np.int64(int(state["clipped"]) + acts)}
+
+
+def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str]) -> dict[str, Optimiser]:
+    """An optimiser for each name: the one given, those of a mapping, or Adam; ValidationError for an unknown name."""
+    if given is None:
+        given = Adam()
+    if not isinstance(given, Mapping):
+        if not (hasattr(given, "init") and hasattr(given, "step")):
+            raise ValidationError(f"`optimiser` must be an optimiser like Adam(1e-3), or a mapping; got {given!r}")
+        return dict.fromkeys(names, given)
+    for name in given:
+        if name not in names:
+            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(names)}")
+    return {name: optimiser for name, optimiser in given.items() if optimiser is not None}

@@ -166,12 +166,12 @@ def offline_lambda_sg(
     """Σ_t Σ_B (G_t^λ − g(s_t)) ∂g(s_t)/∂θ with θ fixed: what offline λ-SG adds to θ, over α."""
     z = [synthesiser.z(t) for t in run.transitions]
     outputs = [synthesiser(z_t, theta) for z_t in z]
-    g = np.stack([g_t for g_t, _ in outputs])
+    g = np.stack([response.g for response in outputs])
     target = lambda_targets(run.jacobians, run.c, g, run.end, gamma, lam)
     total = np.zeros_like(theta)
     for t in range(len(z)):
         error = np.where(run.end[t][:, None], 0, target[t] - g[t])
-        total += _theta_gradient(error, outputs[t][1], z[t])
+        total += synthesiser_gradient(synthesiser, error, z[t], theta)
     return total
 
 
@@ -187,7 +187,7 @@ def online_lambda_sg(
     z = [synthesiser.z(t) for t in run.transitions]
     ended_with = {1: theta_0}
     for H in range(2, T + 1):
-        ahead = {k: synthesiser(z[k - 1], ended_with[k - 1])[0] for k in range(2, H + 1)}
+        ahead = {k: synthesiser(z[k - 1], ended_with[k - 1]).g for k in range(2, H + 1)}
         ahead[T] = np.zeros_like(run.c[0])
         target = {H - 1: _row(run.c[H - 1] + gamma * ahead[H], run.jacobians[H - 1])}
         for t in range(H - 2, 0, -1):
@@ -195,8 +195,8 @@ def online_lambda_sg(
             target[t] = _row(run.c[t] + gamma * mixed, run.jacobians[t])
         theta = theta_0
         for t in range(1, H):
-            g, slope = synthesiser(z[t - 1], theta)
-            theta = theta + alpha * _theta_gradient(target[t] - g, slope, z[t - 1])
+            error = target[t] - synthesiser(z[t - 1], theta).g
+            theta = theta + alpha * synthesiser_gradient(synthesiser, error, z[t - 1], theta)
         ended_with[H] = theta
     return ended_with[T]
 
@@ -206,6 +206,14 @@ def _row(v: np.ndarray, J: np.ndarray) -> np.ndarray:
     return np.einsum("bi,bij->bj", v, J)
 
 
-def _theta_gradient(error: np.ndarray, slope: np.ndarray | float, z: np.ndarray) -> np.ndarray:
-    """Σ_B error ∂g/∂θ, written out: [a, j] = Σ_b error[b, a] φ'[b, a] z[b, j]."""
-    return np.einsum("ba,bj->aj", error * slope, z)
+def synthesiser_gradient(synthesiser: Synthesiser, error: np.ndarray, z: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Σ_B error ∂g/∂θ, written out: [a, j] = Σ_b error[b, a] φ'[b, a] z[b, j], and the chain rule once more for Q."""
+    response = synthesiser(z, theta)
+    error = error * response.slope
+    output = np.einsum("ba,bj->aj", error, response.z)
+    if not synthesiser.plastic_expansion:
+        return output
+    weights = synthesiser.layout.views(theta)["output"]
+    at_hidden = np.einsum("ba,ah->bh", error, weights[:, :-1]) * response.hidden_slope
+    hidden = np.einsum("bh,bk->hk", at_hidden, z) * (synthesiser.Q != 0)
+    return np.concatenate([output.ravel(), hidden.ravel()])

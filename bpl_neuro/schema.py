@@ -58,6 +58,7 @@ class ExpansionSpec(_Strict):
 
     size: int = Field(ge=1)
     fan_in: int = Field(ge=1)
+    plastic: bool = False
     equations: str = "q = clip(v, 0, inf) : 1\nv : 1"
     rate: str = "q"
     inputs: list[str] = Field(default=["v"], min_length=1, max_length=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,36 @@ from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.expressions import symbol
+from bpl_neuro.parameters import Layout
 from bpl_neuro.transition import Transition
 
-__all__ = ["Synthesiser"]
+__all__ = ["Response", "Synthesiser", "outer"]
+
+
+class Response(NamedTuple):
+    """What the synthesiser answers, with what the derivatives of the answer need.
+
+    Attributes
+    ----------
+    g : (B, n) array
+    slope : (B, n) array or number
+        φ'(θ z): a number for a linear unit.
+    z : (B, m) array
+        What the output units receive, a 1 last.
+    seen : (B, k) array
+        What the population sees, a 1 last; the same as `z` unless there is a plastic expansion layer.
+    hidden_slope : (B, H) array or number, or None
+        q' of a plastic expansion layer.
+    back : (n, H) array or None
+        The output weights of a plastic expansion layer as they were.
+    """
+
+    g: Any
+    slope: Any
+    z: Any
+    seen: Any
+    hidden_slope: Any = None
+    back: Any = None
 
 
 class Synthesiser:
@@ -28,17 +55,27 @@ class Synthesiser:
     sees_input : bool, optional
         Append the circuit's input: z = [s; x; 1]; the model's by default.
     expansion : int, optional
-        Size of an expansion layer between circuit and synthesiser ("granule cells"): z = [q(Q [s; x] + b); 1] with a
-        fixed random Q. The model's ``[synthesiser.expansion]`` by default; 0 for none.
+        Size of an expansion layer between circuit and synthesiser ("granule cells"): z = [q(Q [s; x; 1]); 1] with a
+        random Q. The model's ``[synthesiser.expansion]`` by default; 0 for none.
     fan_in : int, optional
         Inputs of each expansion unit; the model's, or 4.
+    plastic_expansion : bool, optional
+        Q learns as well, where it has a synapse: it is then part of θ. The model's, or False.
     seed : int or numpy.random.Generator
-        For Q: `fan_in` entries a row, uniform in ±√(3/fan_in) (unit variance together); b uniform in ±1.
+        For Q: `fan_in` entries a row, uniform in ±√(3/fan_in) (unit variance together); its last column, the bias,
+        uniform in ±1.
 
     Attributes
     ----------
     n, m : int
         Outputs (= size of the circuit's flat state) and size of z.
+    k : int
+        Size of what `z` returns: m, or with a plastic expansion layer the size of [s; x; 1].
+    layout : Layout
+        Blocks of θ: ``"output"`` (n, m) and, where it is plastic, ``"expansion"`` (H, k). θ is an (n, m) array, or a
+        flat one if there are two blocks.
+    Q : (H, k) array or None
+        Weights of the expansion layer at the start.
     linear : bool
         True when φ is the identity up to a constant factor.
     """
@@ -51,6 +88,7 @@ class Synthesiser:
         sees_input: bool | None = None,
         expansion: int | None = None,
         fan_in: int | None = None,
+        plastic_expansion: bool | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
@@ -64,7 +102,18 @@ class Synthesiser:
         seen = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.inputs
         self.Q: Any = None
         self._expand(seen, expansion, fan_in, seed)
+        if plastic_expansion is None:
+            plastic_expansion = bool(spec.expansion and spec.expansion.plastic)
+        if not isinstance(plastic_expansion, bool):
+            raise ValidationError(f"`plastic_expansion` must be True or False, got {plastic_expansion!r}")
+        self.plastic_expansion = plastic_expansion and self.Q is not None
         self.m = (seen if self.Q is None else len(self.Q)) + 1
+        self.k = seen + 1 if self.plastic_expansion else self.m
+        blocks = {"output": (self.n, self.m)}
+        if self.plastic_expansion:
+            blocks["expansion"] = (self.m - 1, seen + 1)
+            self._exists = circuit.xp.asarray(self.Q != 0, circuit.dtype)
+        self.layout = Layout(blocks)
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
@@ -72,32 +121,69 @@ class Synthesiser:
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
 
     def initial_theta(self) -> Any:
-        """θ = 0, (n, m): no synthetic gradient before anything was learned."""
-        return self.circuit.xp.zeros((self.n, self.m), self.circuit.dtype)
+        """θ = 0: no synthetic gradient before anything was learned; a plastic expansion layer starts at Q."""
+        if not self.plastic_expansion:
+            return self.circuit.xp.zeros((self.n, self.m), self.circuit.dtype)
+        theta = self.circuit.xp.zeros(self.layout.size, self.circuit.dtype)
+        self.layout.views(theta)["expansion"][...] = self.Q
+        return theta
 
     def z(self, transition: Transition) -> Any:
-        """What it sees after step t: (B, m)."""
+        """What there is to see after step t, for `__call__`: (B, k)."""
         xp, state = self.circuit.xp, transition.new
         seen = state.s if self.sees == "state" else state.rate
         if self.sees_input:
             seen = xp.concatenate([seen, transition.x], axis=1)
-        if self.Q is not None:
-            (seen,) = self._granule([seen @ self.Q.T + self._b], self._granule_constants)
-        z = xp.empty((seen.shape[0], self.m), self.circuit.dtype)
-        z[:, :-1] = seen
-        z[:, -1] = 1
-        return z
+        if self.Q is not None and not self.plastic_expansion:
+            seen = self._granule([self._with_one(seen) @ self.Q.T], self._granule_constants)[0]
+        return self._with_one(seen)
 
-    def __call__(self, z: Any, theta: Any) -> tuple[Any, Any]:
-        """g (B, n), and φ'(θ z): (B, n), or a number for a linear unit."""
-        return self._unit([z @ theta.T], self._constants)
+    def __call__(self, z: Any, theta: Any) -> Response:
+        """g = φ(θ z), with its derivatives. `z` (B, k) is what `z` returned."""
+        if not self.plastic_expansion:
+            g, slope = self._unit([z @ theta.T], self._constants)
+            return Response(g, slope, z, z)
+        weights = self.layout.views(theta)
+        q, hidden_slope = self._granule([z @ weights["expansion"].T], self._granule_constants)
+        received = self._with_one(q)
+        g, slope = self._unit([received @ weights["output"].T], self._constants)
+        return Response(g, slope, received, z, hidden_slope, weights["output"][:, :-1])
 
-    def gradient(self, v: Any, slope: Any, z: Any) -> Any:
-        """Σ_B v · ∂g/∂θ = Σ_B (v·φ')ᵀ z, (n, m)."""
-        return (v * slope).T @ z
+    def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
+        """gain · Σ_B v · ∂g/∂θ, of the shape of θ: Σ_B (v·φ')ᵀ z, and Σ_B ((v·φ') θ · q')ᵀ [s; x; 1] for Q."""
+        v = v * (gain * response.slope)
+        output = v.T @ response.z
+        if not self.plastic_expansion:
+            return output
+        hidden = ((v @ response.back) * response.hidden_slope).T @ response.seen
+        return self.join(output, hidden)
+
+    def join(self, output: Any, expansion: Any) -> Any:
+        """A flat gradient of θ from its two blocks, 0 where Q has no synapse."""
+        flat = self.circuit.xp.empty(self.layout.size, output.dtype)
+        views = self.layout.views(flat)
+        views["output"][...], views["expansion"][...] = output, expansion * self._exists
+        return flat
+
+    def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
+        """Add gain · ∂g/∂θ to e (B, n, |θ|), in place."""
+        xp, own = self.circuit.xp, gain * response.slope
+        index, size = xp.arange(self.n), self.n * self.m
+        output = e[:, :, :size].reshape(-1, self.n, self.n, self.m)  # a view: splitting an axis copies nothing
+        output[:, index, index] += outer(own, response.z)
+        if self.plastic_expansion:
+            through = _column(own) * response.back * _row(response.hidden_slope)
+            hidden = e[:, :, size:].reshape(-1, self.n, *self.Q.shape)
+            hidden += through[..., None] * (response.seen[:, None, None, :] * self._exists)
+
+    def _with_one(self, values: Any) -> Any:
+        out = self.circuit.xp.empty((values.shape[0], values.shape[1] + 1), self.circuit.dtype)
+        out[:, :-1] = values
+        out[:, -1] = 1
+        return out
 
     def _expand(self, seen: int, size: int | None, fan_in: int | None, seed: int | np.random.Generator) -> None:
-        """Draw the fixed weights of the expansion layer."""
+        """Draw the weights of the expansion layer."""
         model, spec = self.circuit.model, self.circuit.model.spec.synthesiser.expansion
         size = (spec.size if spec else 0) if size is None else size
         fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
@@ -108,15 +194,31 @@ class Synthesiser:
         if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= seen:
             raise ValidationError(f"`fan_in` must lie in 1 … {seen} (what there is to see), got {fan_in!r}")
         rng = generator("seed", seed)
-        Q, bound = np.zeros((size, seen)), np.sqrt(3 / fan_in)
+        Q, bound = np.zeros((size, seen + 1)), np.sqrt(3 / fan_in)
         for row in Q:
             row[rng.choice(seen, fan_in, replace=False)] = rng.uniform(-bound, bound, fan_in)
-        xp, dtype = self.circuit.xp, self.circuit.dtype
-        self.Q, self._b = xp.asarray(Q, dtype), xp.asarray(rng.uniform(-1, 1, size), dtype)
+        Q[:, -1] = rng.uniform(-1, 1, size)
+        xp = self.circuit.xp
+        self.Q = xp.asarray(Q, self.circuit.dtype)
         unit, values = model.expansion or (default_granule(), {})
         _, inputs, constants = unit.symbols
-        self._granule = array_function("granule", [inputs, constants], [unit.rate], xp)
+        self._granule = array_function("granule", [inputs, constants], [unit.rate, unit.rate_slope()], xp)
         self._granule_constants = [values[p] for p in unit.parameters] + [model.dt]
+
+
+def outer(slope: Any, z: Any) -> Any:
+    """φ'_a z_j: (B, n, m), or (B, 1, m) for a linear unit."""
+    return _column(slope) * z[:, None, :]
+
+
+def _column(factor: Any) -> Any:
+    """(B, n) → (B, n, 1); a number stays."""
+    return factor[:, :, None] if getattr(factor, "ndim", 0) else factor
+
+
+def _row(factor: Any) -> Any:
+    """(B, H) → (B, 1, H); a number stays."""
+    return factor[:, None, :] if getattr(factor, "ndim", 0) else factor
 
 
 def default_granule() -> NeuronEquations:

@@ -6,26 +6,37 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from bpl_neuro import checkpointing
-from bpl_neuro.build import positive_int
+from bpl_neuro.build import positive_int, whole_steps
 from bpl_neuro.checks import generator, number
 from bpl_neuro.circuit import Circuit
-from bpl_neuro.data import Batch, Task
+from bpl_neuro.data import Batch, Curriculum, Task
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.forking import Beginning, find
 from bpl_neuro.loop import Outcome, Position, Step, Totals, check_finite, run_batch
-from bpl_neuro.optimisers import Adam, Optimiser
-from bpl_neuro.quantities import brian2_parts
+from bpl_neuro.optimisers import Optimiser, by_name
+from bpl_neuro.progress import epoch_line, training_progress
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Gradients, Rule
-from bpl_neuro.spec import checked_quantity
 
-__all__ = ["Trainer"]
+__all__ = ["Recording", "Trainer"]
+
+
+class Recording(Protocol):
+    """What `Trainer.fit` asks of a recorder; see `bpl_neuro.recording.Recorder`."""
+
+    def watch(self, step: Step) -> None:
+        """See a step."""
+
+    def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
+        """A batch has ended."""
+
+    def flush(self) -> None:
+        """Put on disk what a checkpoint made now counts on."""
 
 
 class Trainer:
@@ -57,8 +68,8 @@ class Trainer:
         The rule's own parameters.
     history : list of dict
         One entry per epoch.
-    batches, epoch, within_epoch : int
-        Batches trained so far, epochs completed, batches of the epoch under way.
+    trials, batches, epoch, within_epoch : int
+        Trials and batches trained so far, epochs completed, batches of the epoch under way.
     losses : list of float
         Loss of every batch trained by `fit`.
     """
@@ -66,6 +77,7 @@ class Trainer:
     history: list[dict[str, float]]
     losses: list[float]
     best: dict[str, Any] | None
+    trials: int
     batches: int
     epoch: int
     within_epoch: int
@@ -74,6 +86,9 @@ class Trainer:
     _sums: Gradients
     _position: Position | None
     _epoch_totals: Totals
+    _ends: list[int]
+    _task_state: dict[str, Any] | None
+    _beginning: Beginning | None
 
     def __init__(
         self,
@@ -99,7 +114,7 @@ class Trainer:
         generator("seed", seed)
         self.circuit, self.readout, self.rule, self.schedule = circuit, readout, rule, schedule
         self.theta = rule.initial_theta()
-        self.optimisers = _optimisers(optimiser)
+        self.optimisers = by_name(optimiser, checkpointing.PARAMETERS)
         self.update_every = positive_int("update_every", update_every)
         self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
         for name, value in (("rate_penalty", rate_penalty), ("weight_penalty", weight_penalty)):
@@ -152,6 +167,7 @@ class Trainer:
             for name in list(self._sums):
                 self._descend(name, self._sums.pop(name))
         self.batches += 1
+        self.trials += batch.size
         return outcome
 
     def fit(
@@ -164,6 +180,7 @@ class Trainer:
         validate: bool = True,
         callbacks: Iterable[Callable[[Trainer, Outcome], None]] = (),
         watch: Callable[[Step], None] | None = None,
+        recorder: Recording | None = None,
         progress: bool = True,
         checkpoint: str | Path | None = None,
         checkpoint_every: int | None = None,
@@ -171,7 +188,8 @@ class Trainer:
         """Train until `epochs` epochs are in the history.
 
         The trials of epoch E depend on the seed and E alone, so a run that was stopped, restored or forked in the
-        middle of an epoch goes on with the trials it would have had.
+        middle of an epoch goes on with the trials it would have had. Where a task's curriculum stands (`Curriculum`)
+        belongs to the trainer: it is part of its checkpoints and forks, and the task is put there first.
 
         Parameters
         ----------
@@ -188,6 +206,8 @@ class Trainer:
             Called after every batch.
         watch : callable, optional
             Sees every step; see `bpl_neuro.loop.Step`.
+        recorder : Recorder, optional
+            Records every batch, and is flushed before each checkpoint.
         progress : bool
             Show a progress bar.
         checkpoint : path, optional
@@ -203,28 +223,40 @@ class Trainer:
         positive_int("epochs", epochs), positive_int("batch_size", batch_size)
         if checkpoint_every is not None:
             positive_int("checkpoint_every", checkpoint_every)
-        callbacks = list(callbacks)
-        with _progress(progress) as bar:
+        callbacks = [*([recorder.batch_done] if recorder else []), *callbacks]
+        watch = _both(watch, recorder.watch if recorder else None)
+        curriculum = task if isinstance(task, Curriculum) else None
+        if curriculum and self._task_state is not None:
+            curriculum.restore(self._task_state)
+        elif curriculum:
+            self._task_state = curriculum.state()
+        self._beginning = None
+        self._beginning = Beginning(self.fork(), task, batch_size, validate)
+        with training_progress(progress) as bar:
             while self.epoch < epochs and self.batches != stop_at:
                 job = bar.add_task(f"epoch {self.epoch + 1}/{epochs}", total=None, loss="")
                 trials = task.batches(np.random.default_rng([self.seed, self.epoch]), batch_size, "train")
                 for batch in itertools.islice(trials, self.within_epoch, None):
                     outcome = self.train_batch(batch, watch)
                     self.losses.append(outcome.loss)
+                    self._ends.append(self.trials)
                     self._epoch_totals.add(outcome, batch.size)
                     self.within_epoch += 1
+                    if curriculum:
+                        curriculum.advance(outcome.loss)
+                        self._task_state = curriculum.state()
                     bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")
                     for callback in callbacks:
                         callback(self, outcome)
                     if checkpoint is not None and checkpoint_every and self.batches % checkpoint_every == 0:
-                        self.save(checkpoint)
+                        self._save_with(recorder, checkpoint)
                     if self.batches == stop_at:
                         break
                 else:
                     entry = self._end_epoch(task, validate)
-                    bar.console.print(f"epoch {self.epoch}/{epochs}: {_line(entry)}", soft_wrap=True)
+                    bar.console.print(f"epoch {self.epoch}/{epochs}: {epoch_line(entry)}", soft_wrap=True)
                     if checkpoint is not None:
-                        self.save(checkpoint)
+                        self._save_with(recorder, checkpoint)
                 bar.remove_task(job)
         return self
 
@@ -273,21 +305,46 @@ class Trainer:
         checkpointing.restore(self, path)
         return self
 
-    def fork(self) -> Trainer:
+    def fork(self, trial: int | None = None) -> Trainer:
         """An independent copy that goes on with the same later trials and the same noise.
 
         Train one and the other differs by nothing; change one (see `bpl_neuro.interventions`) and what follows is due
         to that change alone.
+
+        Parameters
+        ----------
+        trial : int, optional
+            Fork from the past: where so many trials had been trained, within the latest `fit` and between two of its
+            batches. That `fit` is run again up to there, to the same bits (callbacks and recorders are not).
+
+        Raises
+        ------
+        ValidationError
+            If `trial` lies elsewhere; says where it could.
         """
-        return copy.deepcopy(self)
+        if trial is None:
+            return copy.deepcopy(self)
+        begun, stop_at = find(self._beginning, trial, self._ends)
+        fork = begun.trainer.fork()
+        if stop_at == fork.batches:
+            return fork
+        common = {"batch_size": begun.batch_size, "validate": begun.validate, "progress": False}
+        return fork.fit(begun.task, epochs=self.epoch + 1, stop_at=stop_at, **common)
 
     def reset(self) -> None:
         """Forget everything but the weights Ψ, φ, θ: optimiser moments, stream, history, best parameters."""
         self._moments = self._fresh_moments()
         self._position, self._sums, self._steps = None, {}, 0
-        self.history, self.losses, self.best = [], [], None
-        self.batches, self.epoch, self.within_epoch = 0, 0, 0
+        self.history, self.losses, self.best, self._ends = [], [], None, []
+        self.trials, self.batches, self.epoch, self.within_epoch = 0, 0, 0, 0
+        self._task_state = self._beginning = None
         self._epoch_totals = Totals()
+
+    def _save_with(self, recorder: Recording | None, checkpoint: str | Path) -> None:
+        """The recording first: it can be cut back to a checkpoint, but not made longer."""
+        if recorder:
+            recorder.flush()
+        self.save(checkpoint)
 
     def _fresh_moments(self) -> dict[str, dict[str, Any]]:
         return {
@@ -324,38 +381,12 @@ class Trainer:
             self.best = {name: copy.copy(self.parameter(name)) for name in checkpointing.PARAMETERS} | {"loss": loss}
 
 
-def whole_steps(name: str, value: int | str, dt: float) -> int:
-    """A number of steps, given as such or as a time."""
-    if isinstance(value, str):
-        steps = checked_quantity(value, brian2_parts().SECOND, f"`{name}`") / dt
-        if steps < 0 or abs(steps - round(steps)) > 1e-6:
-            raise ValidationError(f"`{name}` must be a whole number of steps of {dt:g} s, got {value!r}")
-        return round(steps)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValidationError(f'`{name}` must be a whole number ≥ 0 or a time like "20*ms", got {value!r}')
-    return value
+def _both(first: Callable[[Step], None] | None, second: Callable[[Step], None] | None) -> Callable[[Step], None] | None:
+    if first is None or second is None:
+        return first or second
 
+    def watch(step: Step) -> None:
+        first(step)
+        second(step)
 
-def _optimisers(given: Optimiser | Mapping[str, Optimiser | None] | None) -> dict[str, Optimiser]:
-    if given is None:
-        given = Adam()
-    if not isinstance(given, Mapping):
-        if not (hasattr(given, "init") and hasattr(given, "step")):
-            raise ValidationError(f"`optimiser` must be an optimiser like Adam(1e-3), or a mapping; got {given!r}")
-        return dict.fromkeys(checkpointing.PARAMETERS, given)
-    for name in given:
-        if name not in checkpointing.PARAMETERS:
-            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(checkpointing.PARAMETERS)}")
-    return {name: optimiser for name, optimiser in given.items() if optimiser is not None}
-
-
-def _line(entry: Mapping[str, float]) -> str:
-    keys = [key for key in entry if key.endswith(("loss", "accuracy"))]
-    return ", ".join(f"{key.replace('_', ' ')} {entry[key]:.4g}" for key in keys)
-
-
-def _progress(shown: bool) -> Progress:
-    """A bar while an epoch runs, and a line for each epoch done; nothing at all where it is not wanted."""
-    console = Console(quiet=not shown)
-    state = TextColumn("{task.completed} batches, {task.fields[loss]}")
-    return Progress(TextColumn("{task.description}"), BarColumn(), state, console=console, disable=not shown)
+    return watch

@@ -148,14 +148,14 @@ def learned_by_hand(circuit, readout, unit, data, theta, gamma, lam, kappa, rate
         step = circuit.step(state, data.x[:, t])
         _, c, phi_gradient, _ = readout.credit(step.new, data.y[:, t], data.mask[:, t] / B)
         J, z = step.jacobian(), unit.z(step)
-        ahead, before = unit(z, theta)[0], unit(z_prev, theta)[0]
+        ahead, before = unit(z, theta).g, unit(z_prev, theta).g
         change = np.zeros_like(theta)
         for b in range(B):
             if not first[b]:
                 target = c[b] if end[b] else c[b] + gamma * ahead[b]
                 change += np.einsum("i,iaj->aj", target @ J[b] - before[b], e[b])
         theta = theta + rates["theta"] * change
-        g, slope = unit(z, theta)
+        g, slope = unit(z, theta)[:2]
         slope = np.broadcast_to(slope, g.shape)
         credit = np.empty_like(c)
         for b in range(B):

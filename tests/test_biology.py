@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from truth import case, error_of_summed_updates, off
+from helpers import NONLINEAR
+from truth import case, error_of_online_learning, error_of_summed_updates, off
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
@@ -292,7 +293,7 @@ def test_the_forward_view_with_an_expansion_layer(trace):
     for keywords in ({"expansion": 12, "fan_in": 2}, {"expansion": 7, "fan_in": 3, "sees": "rate", "sees_input": True}):
         circuit_, readout, unit, batch, theta = case("adapting", "gaps", **keywords)
         assert unit.m == keywords["expansion"] + 1
-        assert ((unit.Q != 0).sum(axis=1) == keywords["fan_in"]).all()
+        assert ((unit.Q[:, :-1] != 0).sum(axis=1) == keywords["fan_in"]).all()
         rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
         assert error_of_summed_updates(rule, circuit_, readout, unit, batch, theta, 0.9, 0.8) < 1e-10
 
@@ -305,9 +306,83 @@ def test_an_expansion_layer_from_the_model_file():
     assert unit.m == 21 and (unit.Q == again.Q).all()
     assert (bpl.Synthesiser(circuit_, seed=1).Q != unit.Q).any()
     transition = circuit_.step(circuit_.initial_state(2), np.ones((2, 2)))
-    expected = np.tanh(transition.new.s @ unit.Q.T + unit._b) ** 2
+    expected = np.tanh(transition.new.s @ unit.Q[:, :-1].T + unit.Q[:, -1]) ** 2
     np.testing.assert_allclose(unit.z(transition)[:, :-1], expected, atol=1e-15)
     assert bpl.Synthesiser(circuit_, expansion=0).m == circuit_.n + 1
+
+
+def plastic(model="adapting", **keywords):
+    """A setting whose expansion layer learns."""
+    if model == "nonlinear":
+        model = bpl.Model.from_toml(
+            NONLINEAR + '[synthesiser.expansion]\nsize = 6\nfan_in = 2\nequations = "q = tanh(v) : 1\\nv : 1"'
+        )
+    return case(model, "gaps", expansion=6, fan_in=2, plastic_expansion=True, **keywords)
+
+
+@pytest.mark.parametrize("model", ["nonlinear", "adapting"])
+def test_the_gradient_of_a_plastic_expansion_layer(model):
+    circuit_, _, unit, batch, theta = plastic(model)
+    z = unit.z(circuit_.step(circuit_.initial_state(3), batch.x[:, 0]))
+    v = np.random.default_rng(0).normal(size=(3, unit.n))
+    expected = reference.finite_difference(lambda t: float((unit(z, t).g * v).sum()), theta.copy())
+    expected = unit.join(*unit.layout.views(expected).values())
+    e = np.zeros((3, unit.n, theta.size))
+    unit.add_jacobian(e, unit(z, theta), 1.0)
+    for found in (
+        unit.gradient(v, unit(z, theta)),
+        np.einsum("bi,bip->p", v, e),
+        reference.synthesiser_gradient(unit, v, z, theta),
+    ):
+        assert off(found, expected) < 1e-7
+
+
+@pytest.mark.parametrize("model", ["nonlinear", "adapting"])
+@pytest.mark.parametrize("trace", ["full", "sweep"])
+def test_the_forward_view_with_a_plastic_expansion_layer(trace, model):
+    circuit_, readout, unit, batch, theta = plastic(model)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    assert error_of_summed_updates(rule, circuit_, readout, unit, batch, theta, 0.9, 0.8) < 1e-10
+
+
+@pytest.mark.parametrize("trace", ["local", "leak"])
+def test_without_a_past_the_local_traces_of_a_plastic_layer_are_exact(trace):
+    circuit_, readout, unit, batch, theta = plastic("nonlinear")
+    found, expected = (
+        bpl.batch_updates(circuit_, readout, bpl.BPLambda(unit, gamma=0.9, lam=0, trace=t), batch, theta).gradients[
+            "theta"
+        ]
+        for t in (trace, "full")
+    )
+    assert off(found, expected) < 1e-12
+
+
+def test_online_learning_with_a_plastic_expansion_layer_is_online_lambda_sg_at_lambda_zero():
+    circuit_, readout, unit, batch, theta = case("leaky_tanh", expansion=6, fan_in=2, plastic_expansion=True)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0)
+    assert error_of_online_learning(rule, circuit_, readout, unit, batch, theta, 0.9, 0, 0.1) < 1e-12
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    errors = [error_of_online_learning(rule, circuit_, readout, unit, batch, theta, 0.9, 0.8, a) for a in (1e-4, 1e-5)]
+    assert 8 < errors[0] / errors[1] < 12
+
+
+@pytest.mark.parametrize("schedule", ["step", "trial"])
+@pytest.mark.parametrize("trace", ["full", "sweep", "local", "leak", "model"])
+def test_a_plastic_expansion_layer_learns_where_it_has_synapses(tmp_path, trace, schedule):
+    if (trace, schedule) == ("sweep", "step"):
+        return
+    circuit_ = bpl.Circuit("cerebellar", {"exc": 6, "inh": 3}, 2)
+    unit = bpl.Synthesiser(circuit_, expansion=10, fan_in=2, plastic_expansion=True)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace=trace)
+    trainer = bpl.Trainer(circuit_, bpl.Readout(circuit_, 2), rule, schedule=schedule)
+    before = trainer.theta.copy()
+    for seed in range(3):
+        trainer.train_batch(data(seed))
+    Q, Q_before = (unit.layout.views(theta)["expansion"] for theta in (trainer.theta, before))
+    assert (Q[unit.Q == 0] == 0).all() and (Q[unit.Q != 0] != Q_before[unit.Q != 0]).mean() > 0.5
+    trainer.save(tmp_path / "c.npz")
+    again = bpl.Trainer(circuit_, bpl.Readout(circuit_, 2), rule, schedule=schedule).restore(tmp_path / "c.npz")
+    assert (again.theta == trainer.theta).all()
 
 
 @pytest.mark.parametrize("keywords", [{"expansion": -1}, {"expansion": 5, "fan_in": 0}, {"expansion": 5, "fan_in": 99}])

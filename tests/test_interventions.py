@@ -38,6 +38,69 @@ def test_a_fork_with_no_change_is_the_uninterrupted_run(schedule, at):
     assert whole.losses == fork.losses == first.losses
 
 
+@pytest.mark.parametrize("trial", [0, 6, 10, 14, 26])
+def test_a_fork_from_the_past_is_the_run_as_it_was(trial):
+    whole = fit(trainer(), 13)
+    fork = whole.fork(trial=trial)
+    then = trainer() if trial == 0 else fit(trainer(), trial // 2)
+    assert fork.trials == trial and fork.losses == then.losses and whole.batches == 13
+    fit(fork, 13)
+    for name in NAMES:
+        assert (whole.parameter(name) == fork.parameter(name)).all(), name
+    assert fork.history == whole.history and (fork.noise_rng.random() == whole.noise_rng.random())
+
+
+def test_a_fork_goes_back_no_further_than_the_latest_fit():
+    whole = fit(fit(trainer(), 5), 9)
+    fork = whole.fork(trial=12)
+    assert fork.batches == 6 and (fork.circuit.psi == fit(trainer(), 6).circuit.psi).all()
+    for trial, message in ((8, "from 10 to 18"), (13, "nearest is 12"), (20, "from 10 to 18"), ("x", "number")):
+        with pytest.raises(bpl.ValidationError, match=message):
+            whole.fork(trial=trial)
+    with pytest.raises(bpl.ValidationError, match="latest `fit`"):
+        trainer().fork(trial=2)
+
+
+def test_each_fork_has_its_own_curriculum():
+    task = bpl.CopyRepeat(batches_per_epoch=3, threshold=1.1)  # passes every batch
+    circuit = bpl.Circuit("lstm", 5, task.input_size, seed=0)
+    readout = bpl.Readout(circuit, task.output_size, task.loss, seed=1)
+    first = bpl.Trainer(circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit), trace="sweep"))
+    common = {"epochs": 4, "batch_size": 2, "validate": False, "progress": False}
+    first.fit(task, stop_at=4, **common)
+    fork, past = first.fork(), first.fork(trial=4)
+    for it in (first, past, fork):  # one task, taken to where each of them stands
+        it.fit(task, stop_at=7, **common)
+    assert first.losses == fork.losses == past.losses and len(first.losses) == 7
+    assert (first.circuit.psi == past.circuit.psi).all()
+
+
+@pytest.mark.parametrize("what", [*interventions.INTERVENTIONS, "clamp:exc:0,2:0.4", "silence:inh->exc"])
+def test_a_checkpoint_keeps_interventions(tmp_path, what):
+    changed = fit(interventions.apply(fit(trainer(), 5), what), 7)
+    changed.save(tmp_path / "c.npz")
+    restored = trainer().restore(tmp_path / "c.npz")
+    fit(changed, 12), fit(restored, 12)
+    assert changed.losses == restored.losses and (changed.circuit.psi == restored.circuit.psi).all()
+    assert (changed.theta == restored.theta).all()
+    changed.circuit.save(tmp_path / "circuit.npz")
+    x = np.ones((2, 5, 4))
+    assert (bpl.Circuit.load(tmp_path / "circuit.npz").run(x)[0] == changed.circuit.run(x)[0]).all()
+    untouched = fit(trainer(), 5)
+    untouched.save(tmp_path / "c.npz")
+    again = (
+        interventions.apply(trainer(), what).restore(tmp_path / "c.npz") if what not in ("lesion", "freeze") else None
+    )
+    if again:  # and brings back what was whole
+        assert fit(again, 9).losses == fit(untouched, 9).losses
+
+
+@pytest.mark.parametrize("what", ["burn", "lesion:exc", "clamp:exc:x:1", "clamp:exc", "silence", "silence:a->b", 3])
+def test_wrong_texts(what):
+    with pytest.raises(bpl.ValidationError):
+        interventions.apply(trainer(), what)
+
+
 def test_a_fork_shares_nothing():
     first = fit(trainer(), 5)
     before = {name: first.parameter(name).copy() for name in NAMES}

@@ -14,8 +14,8 @@ PACKAGE = Path(bpl_neuro.__file__).parent
 ORDER = [
     "errors", "checks", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec",
     "data", "storage", "parameters", "transition", "build", "circuit", "losses", "readout", "optimisers", "synthesiser",
-    "reference", "rules", "loop", "checkpointing", "trainer", "interventions", "recording", "analysis", "plotting",
-    "experiment", "tasks", "cli",
+    "reference", "rules", "loop", "progress", "forking", "checkpointing", "trainer", "interventions", "recording",
+    "analysis", "plotting", "experiment", "tasks", "cli",
 ]  # fmt: skip
 
 

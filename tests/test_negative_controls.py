@@ -51,7 +51,7 @@ class TraceBeforeUse(Wrong):
 
     def step(self, carry, transition, c, end, theta, learn):
         z = self.synthesiser.z(transition)
-        ahead = self.trace.step(carry["trace"], transition, z, self.synthesiser(z, theta)[1])
+        ahead = self.trace.step(carry["trace"], transition, self.synthesiser(z, theta))
         result = super().step(carry | {"trace": ahead}, transition, c, end, theta, learn)
         result[0]["trace"] = self.trace.restart(ahead, end)
         return result
@@ -152,7 +152,7 @@ class StaleCredit(Wrong):
 
     def step(self, carry, transition, c, end, theta, learn):
         new, signals, _ = super().step(carry, transition, c, end, theta, learn)
-        g, _ = self.synthesiser(self.synthesiser.z(transition), theta)
+        g = self.synthesiser(self.synthesiser.z(transition), theta).g
         return new, signals, transition.parameter_gradient(c + self.sg_weight * ~end[:, None] * g)
 
 
@@ -167,7 +167,7 @@ class CreditPastTheEnd(Wrong):
             return latest[0]
 
         new, signals, _ = super().step(carry, transition, c, end, theta, learned)
-        g, _ = self.synthesiser(self.synthesiser.z(transition), latest[0])
+        g = self.synthesiser(self.synthesiser.z(transition), latest[0]).g
         return new, signals, transition.parameter_gradient(c + self.sg_weight * g)
 
 
@@ -190,9 +190,9 @@ class StaleSlope(Wrong):
     """∂g/∂θ is taken at the θ before this step's update."""
 
     def step(self, carry, transition, c, end, theta, learn):
-        _, before = self.synthesiser(self.synthesiser.z(transition), theta)
+        before = self.synthesiser(self.synthesiser.z(transition), theta).slope
         trace, original = self.trace, self.trace.step
-        trace.step = lambda held, transition, z, slope: original(held, transition, z, before)
+        trace.step = lambda held, transition, now: original(held, transition, now._replace(slope=before))
         try:
             return super().step(carry, transition, c, end, theta, learn)
         finally:

@@ -80,6 +80,28 @@ def test_it_holds_what_a_plain_watch_sees(tmp_path, schedule):
     assert found["step"].values.tolist() == [1, 2, 3, 4, 5]
 
 
+def test_fit_takes_a_recorder_and_flushes_it_with_every_checkpoint(tmp_path):
+    task = bpl.TargetReaching(steps=4, inputs=2, batches_per_epoch=5)
+
+    def go(trainer, recorder, stop_at):
+        return trainer.fit(
+            task, epochs=3, batch_size=2, stop_at=stop_at, recorder=recorder, progress=False,
+            checkpoint=tmp_path / "c.npz", checkpoint_every=3,
+        )  # fmt: skip
+
+    whole = setting()
+    with Recorder(whole, tmp_path / "whole.zarr", ["g", "loss"]) as recorder:
+        go(whole, recorder, None)
+    killed = setting()
+    go(killed, Recorder(killed, tmp_path / "cut.zarr", ["g", "loss"]), 8)  # never closed; the last checkpoint is at 6
+    restored = setting().restore(tmp_path / "c.npz")
+    assert restored.batches == 6
+    with Recorder.resume(restored, tmp_path / "cut.zarr", restored.batches) as recorder:
+        go(restored, recorder, None)
+    assert read(tmp_path / "cut.zarr").equals(read(tmp_path / "whole.zarr"))
+    assert (restored.theta == whole.theta).all()
+
+
 def test_choices(tmp_path):
     with Recorder(trainer := setting(), tmp_path / "r.zarr", ["g", "rate", "trace", "theta"], **SETTINGS) as recorder:
         train(trainer, recorder, range(7))

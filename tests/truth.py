@@ -29,7 +29,8 @@ def case(model, loss="every", seed=0, B=3, T=6, **synthesiser):
         end[0, 2] = end[1, T - 3] = True
         end[1, -1] = False
     data = bpl.Batch(rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), mask, end)
-    theta = rng.normal(size=(unit.n, unit.m)) * 0.3
+    theta = unit.initial_theta()
+    (theta if theta.ndim == 2 else unit.layout.views(theta)["output"])[...] = rng.normal(size=(unit.n, unit.m)) * 0.3
     return circuit, readout, unit, data, theta
 
 

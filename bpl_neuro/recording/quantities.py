@@ -188,9 +188,16 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
             dims, shape = ("step", "trial", "synapse"), (len(synapses),)
             found |= {part: Variable(dims, shape, real, {}) for part in trace_values(trainer.rule, synapses, step)[0]}
         elif name in own:
-            layout = {"psi": circuit.layout, "phi": trainer.readout.layout}.get(name)
-            attrs = {} if layout is None else {"blocks": json.dumps(dict(layout))}
-            found[name] = Variable(PARAMETERS[name], trainer.parameter(name).shape, real, attrs)
+            synthesiser = getattr(trainer.rule, "synthesiser", None)
+            layout: dict[str, Any] = {
+                "psi": circuit.layout,
+                "phi": trainer.readout.layout,
+                "theta": getattr(synthesiser, "layout", None),
+            }
+            attrs = {"blocks": json.dumps(dict(layout[name]))} if layout[name] else {}
+            value = trainer.parameter(name)
+            axes: tuple[str, ...] = PARAMETERS[name] if value.ndim == len(PARAMETERS[name]) else (f"{name}_weight",)
+            found[name] = Variable(axes, value.shape, real, attrs)
         else:
             last, count = ("neuron", len(neurons)) if name == "rate" else ("unit", len(states))
             found[name] = Variable(("step", "trial", last), (count,), real, units.units_of(name), looks[name])
@@ -231,7 +238,7 @@ def trace_column(rule: Any, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
     """The states i for which this form of the trace holds e[·, i, a, j], and a copy of it there, (B, states)."""
     trace, s, held = rule.trace, rule.synthesiser, carry["trace"]
     if isinstance(trace, FullTrace):
-        return slice(0, s.n), held["e"].reshape(-1, s.n, s.n, s.m)[:, :, a, j].copy()
+        return slice(0, s.n), held["e"][:, :, a * s.m + j].copy()
     if isinstance(trace, LocalTrace):
         q, pop = next((q, p) for q, p in enumerate(s.circuit.populations) if a < p.state_slice.stop)
         unit, k = divmod(a - pop.state_slice.start, pop.S)

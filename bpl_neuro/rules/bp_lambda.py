@@ -107,7 +107,7 @@ class BPLambda(Rule):
         carry: Carry = {
             "trace": self.trace.init(batch),
             "started": xp.zeros(batch, bool),
-            "z": xp.zeros((batch, self.synthesiser.m), self.synthesiser.circuit.dtype),
+            "z": xp.zeros((batch, self.synthesiser.k), self.synthesiser.circuit.dtype),
         }
         if self.deferred:
             carry |= {"transitions": [], "credits": []}
@@ -125,8 +125,7 @@ class BPLambda(Rule):
         """One step of the algorithm above; see `Rule.step`."""
         going_on = ~end[:, None]
         z = self.synthesiser.z(transition)
-        g_ahead, _ = self.synthesiser(z, theta)
-        g_prev, _ = self.synthesiser(carry["z"], theta)
+        g_ahead, g_prev = (self.synthesiser(seen, theta).g for seen in (z, carry["z"]))
         delta = transition.vjp(c + going_on * (self.gamma * g_ahead)) - g_prev
         delta *= carry["started"][:, None]
 
@@ -134,9 +133,9 @@ class BPLambda(Rule):
         if correlation is not None:
             theta = learn(-correlation)
 
-        g, slope = self.synthesiser(z, theta)
-        trace = self.trace.step(carry["trace"], transition, z, slope)
-        g = going_on * g
+        response = self.synthesiser(z, theta)
+        trace = self.trace.step(carry["trace"], transition, response)
+        g = going_on * response.g
         arriving = g if self.pathway is None else g @ self.pathway
         credit = c + self.sg_weight * arriving
         gradient = None

@@ -23,7 +23,7 @@ from typing import Any
 from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry
-from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.synthesiser import Response, Synthesiser, outer
 from bpl_neuro.transition import Transition
 
 __all__ = ["TRACES", "FullTrace", "LeakTrace", "LocalTrace", "ModelTrace", "SweepTrace", "Trace"]
@@ -44,10 +44,10 @@ class Trace(ABC):
 
     @abstractmethod
     def collect(self, carry: Carry, delta: Any) -> Any:
-        """Σ_B δ_{t−1} e_{t−1}, (n, m), or None if it is only known at the end."""
+        """Σ_B δ_{t−1} e_{t−1}, of the shape of θ, or None if it is only known at the end."""
 
     @abstractmethod
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         """e_t from e_{t−1}."""
 
     @abstractmethod
@@ -55,12 +55,12 @@ class Trace(ABC):
         """e = 0 in the trials that end."""
 
     def finish(self, carry: Carry) -> Any:
-        """Σ_t Σ_B δ_t e_t, (n, m), where `collect` returned None."""
+        """Σ_t Σ_B δ_t e_t, of the shape of θ, where `collect` returned None."""
         return None
 
 
 class FullTrace(Trace):
-    """e[b, i, a, j]: the trace at circuit state i of the synapse j → synthesiser output a.
+    """e[b, i, …]: the trace at circuit state i of every parameter, those of the synapses j → output a first, [a, j].
 
     Work: 2 n²·|θ| a step and trial.
     """
@@ -70,18 +70,17 @@ class FullTrace(Trace):
 
     def init(self, batch: int) -> Carry:
         s = self.synthesiser
-        return {"e": s.circuit.xp.zeros((batch, s.n, s.n * s.m), s.circuit.dtype)}
+        return {"e": s.circuit.xp.zeros((batch, s.n, s.layout.size), s.circuit.dtype)}
 
     def collect(self, carry: Carry, delta: Any) -> Any:
-        e = carry["e"]
-        return (delta.reshape(-1) @ e.reshape(-1, e.shape[-1])).reshape(self.synthesiser.n, self.synthesiser.m)
+        e, s = carry["e"], self.synthesiser
+        total = delta.reshape(-1) @ e.reshape(-1, e.shape[-1])
+        return total if s.plastic_expansion else total.reshape(s.n, s.m)
 
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
-        s = self.synthesiser
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         e = transition.jvp(carry["e"])
         e *= self.decay
-        index = s.circuit.xp.arange(s.n)
-        e.reshape(-1, s.n, s.n, s.m)[:, index, index] += _input_side(s, z, self.gain * slope)
+        self.synthesiser.add_jacobian(e, response, self.gain)
         return {"e": e}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
@@ -90,16 +89,83 @@ class FullTrace(Trace):
         return carry
 
 
-class LocalTrace(Trace):
-    """Only the own unit's block of J: e[b, i, k, l, j] for synapse j → output of state k of neuron i.
+class OwnTrace(Trace):
+    """A trace that each synapse can keep to itself: what the three local forms share.
 
-    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out.
+    They differ in what becomes of an output unit's synapses. Those of a plastic expansion layer have no state of the
+    circuit of their own; in every local form the leak, e[h, k] ← γλ e[h, k] + q'_h x_k, meets the error that reaches
+    its unit through the output weights, Σ_a δ_a φ'_a θ_ah. At γλ = 0 that is exact.
     """
 
     exact = False
     schedules = ("step", "trial")
 
+    @abstractmethod
+    def init_output(self, batch: int) -> Carry:
+        """Traces of the output weights: 0."""
+
+    @abstractmethod
+    def collect_output(self, carry: Carry, delta: Any) -> Any:
+        """Their part of `collect`, (n, m)."""
+
+    @abstractmethod
+    def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        """Their part of `step`."""
+
     def init(self, batch: int) -> Carry:
+        s = self.synthesiser
+        carry = self.init_output(batch)
+        if s.plastic_expansion:
+            xp, dtype = s.circuit.xp, s.circuit.dtype
+            carry |= {
+                "hidden": xp.zeros((batch, *s.Q.shape), dtype),
+                "slope": xp.ones((batch, s.n), dtype),
+                "back": xp.zeros((s.n, len(s.Q)), dtype),
+            }
+        return carry
+
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        output = self.collect_output(carry, delta)
+        if not self.synthesiser.plastic_expansion:
+            return output
+        arriving = (delta * carry["slope"]) @ carry["back"]
+        hidden = (arriving[:, :, None] * carry["hidden"]).sum(axis=0)
+        return self.synthesiser.join(output, hidden)
+
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        new = self.step_output(carry, transition, response)
+        if self.synthesiser.plastic_expansion:
+            xp = self.synthesiser.circuit.xp
+            slope = self.gain * response.hidden_slope * xp.ones_like(carry["hidden"][:, :, 0])
+            new |= {
+                "hidden": self.decay * carry["hidden"] + slope[:, :, None] * response.seen[:, None, :],
+                "slope": response.slope * xp.ones_like(carry["slope"]),
+                "back": response.back,
+            }
+        return new
+
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        if not end.any():
+            return carry
+        return {key: value if key in ("slope", "back") else _cleared(value, end) for key, value in carry.items()}
+
+
+def _cleared(e: Any, end: Any) -> Any:
+    """A trace, or a list of traces, of (B, …): 0 in the trials that end."""
+    if isinstance(e, list):
+        return [_cleared(part, end) for part in e]
+    kept = e.copy()
+    kept[end] = 0
+    return kept
+
+
+class LocalTrace(OwnTrace):
+    """Only the own unit's block of J: e[b, i, k, l, j] for synapse j → output of state k of neuron i.
+
+    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out.
+    """
+
+    def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
         return {
             "e": [
@@ -107,16 +173,16 @@ class LocalTrace(Trace):
             ]
         }
 
-    def collect(self, carry: Carry, delta: Any) -> Any:
+    def collect_output(self, carry: Carry, delta: Any) -> Any:
         xp, parts = self.synthesiser.circuit.xp, []
         for pop, e in zip(self.synthesiser.circuit.populations, carry["e"], strict=True):
             own = delta[:, pop.state_slice].reshape(-1, pop.N, pop.S)
             parts.append(xp.einsum("bil,biklj->ikj", own, e).reshape(pop.N * pop.S, -1))
         return xp.concatenate(parts)
 
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
+    def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         s, xp, new = self.synthesiser, self.synthesiser.circuit.xp, []
-        added = _input_side(s, z, self.gain * slope)
+        added = outer(self.gain * response.slope, response.z)
         for pop, A, e in zip(s.circuit.populations, transition.A, carry["e"], strict=True):
             moved = xp.zeros_like(e)
             for (k, j), a in A.items():
@@ -128,41 +194,26 @@ class LocalTrace(Trace):
             new.append(moved)
         return {"e": new}
 
-    def restart(self, carry: Carry, end: Any) -> Carry:
-        if end.any():
-            for e in carry["e"]:
-                e[end] = 0
-        return carry
 
-
-class LeakTrace(Trace):
+class LeakTrace(OwnTrace):
     """The leak alone: e[a, j] ← γλ e[a, j] + φ'_a z_j; δ_a meets its own synapses' traces only."""
 
-    exact = False
-    schedules = ("step", "trial")
-
-    def init(self, batch: int) -> Carry:
+    def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
         return {"e": s.circuit.xp.zeros((batch, 1 if s.linear else s.n, s.m), s.circuit.dtype)}
 
-    def collect(self, carry: Carry, delta: Any) -> Any:
+    def collect_output(self, carry: Carry, delta: Any) -> Any:
         return (delta[:, :, None] * carry["e"]).sum(axis=0) if carry["e"].shape[1] > 1 else delta.T @ carry["e"][:, 0]
 
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
-        return {"e": self.decay * carry["e"] + _input_side(self.synthesiser, z, self.gain * slope)}
-
-    def restart(self, carry: Carry, end: Any) -> Carry:
-        return {"e": self.synthesiser.circuit.xp.where(end[:, None, None], 0, carry["e"])}
+    def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        return {"e": self.decay * carry["e"] + outer(self.gain * response.slope, response.z)}
 
 
-class ModelTrace(Trace):
+class ModelTrace(OwnTrace):
     """The trace equation of ``[synthesiser.synapses]``, driven by the presynaptic z_j; γ and λ do not enter it.
 
     Σ_B (δ_a φ'_a) trace_j: the trace of the input meets the error at the output.
     """
-
-    exact = False
-    schedules = ("step", "trial")
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
         super().__init__(synthesiser, decay, gain)
@@ -178,47 +229,41 @@ class ModelTrace(Trace):
         self._states = len(neuron.states)
         self._rate = neuron.states.index(str(neuron.rate))
 
-    def init(self, batch: int) -> Carry:
+    def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
+        zeros = s.circuit.xp.zeros
         return {
-            "e": s.circuit.xp.zeros((self._states, batch, s.m), s.circuit.dtype),
+            "e": [zeros((batch, s.m), s.circuit.dtype) for _ in range(self._states)],
             "slope": s.circuit.xp.ones((batch, s.n), s.circuit.dtype),
         }
 
-    def collect(self, carry: Carry, delta: Any) -> Any:
+    def collect_output(self, carry: Carry, delta: Any) -> Any:
         return (self.gain * delta * carry["slope"]).T @ carry["e"][self._rate]
 
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
-        new = self._unit(list(carry["e"]), [z], self._constants)[: self._states]
-        return {
-            "e": self.synthesiser.circuit.xp.stack(new),
-            "slope": slope + self.synthesiser.circuit.xp.zeros_like(carry["slope"]),
-        }
-
-    def restart(self, carry: Carry, end: Any) -> Carry:
-        return carry | {"e": self.synthesiser.circuit.xp.where(end[:, None], 0, carry["e"])}
+    def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        new = self._unit(carry["e"], [response.z], self._constants)[: self._states]
+        return {"e": list(new), "slope": response.slope * self.synthesiser.circuit.xp.ones_like(carry["slope"])}
 
 
 class SweepTrace(Trace):
-    """Parameters frozen during a trial: Σ_t δ_t e_t = Σ_t u_tᵀ z_t by a backward sweep, u_t = δ_t + γλ u_{t+1} J_{t+1}.
+    """Parameters frozen during a trial: Σ_t δ_t e_t = Σ_t u_t ∂g_t/∂θ by a sweep back, u_t = δ_t + γλ u_{t+1} J_{t+1}.
 
-    The same sum as the full trace's, to rounding. Remembers each step's linearisation, z and δ.
+    The same sum as the full trace's, to rounding. Remembers each step's linearisation, the synthesiser's, and δ.
     """
 
     exact = True
     schedules = ("trial",)
 
     def init(self, batch: int) -> Carry:
-        return {"transitions": [], "z": [], "slope": [], "delta": [], "end": []}
+        return {"transitions": [], "responses": [], "delta": [], "end": []}
 
     def collect(self, carry: Carry, delta: Any) -> Any:
-        if carry["z"]:  # δ belongs to the step before; at the first step there is none
+        if carry["responses"]:  # δ belongs to the step before; at the first step there is none
             carry["delta"].append(delta)
 
-    def step(self, carry: Carry, transition: Transition, z: Any, slope: Any) -> Carry:
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         carry["transitions"].append(transition)
-        carry["z"].append(z)
-        carry["slope"].append(slope)
+        carry["responses"].append(response)
         return carry
 
     def restart(self, carry: Carry, end: Any) -> Carry:
@@ -226,7 +271,8 @@ class SweepTrace(Trace):
         return carry
 
     def finish(self, carry: Carry) -> Any:
-        total = self.synthesiser.initial_theta()
+        s = self.synthesiser
+        total = s.circuit.xp.zeros_like(s.initial_theta())
         u: Any = None
         for t in reversed(range(len(carry["delta"]))):
             if u is None:
@@ -235,15 +281,8 @@ class SweepTrace(Trace):
                 going_on = ~carry["end"][t]
                 back = carry["transitions"][t + 1].vjp(u)
                 u = carry["delta"][t] + going_on[:, None] * (self.decay * back)
-            total += self.synthesiser.gradient(u, self.gain * carry["slope"][t], carry["z"][t])
+            total += s.gradient(u, carry["responses"][t], self.gain)
         return total
-
-
-def _input_side(s: Synthesiser, z: Any, slope: Any) -> Any:
-    """∂g_a/∂θ_aj = φ'_a z_j: (B, n, m), or (B, 1, m) for a linear unit."""
-    if getattr(slope, "ndim", 0):
-        return slope[:, :, None] * z[:, None, :]
-    return (slope * z)[:, None, :]
 
 
 TRACES: dict[str, type[Trace]] = {

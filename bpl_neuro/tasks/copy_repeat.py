@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -37,12 +36,13 @@ class CopyRepeat:
     batches_per_epoch : int
     threshold : float
         Bits per output bit under which a batch counts as passed; see `advance`.
+    grows : bool
+        False leaves N and R as they are.
 
     Attributes
     ----------
     length, repeats : int
-        N and R as the curriculum has them now. They are no part of a `Trainer`: keep `state` beside a checkpoint, and
-        give each fork a copy of the task.
+        N and R as the curriculum has them now; see `bpl_neuro.data.Curriculum`.
     solved : int
         The last length passed; 0 before the first.
 
@@ -56,14 +56,21 @@ class CopyRepeat:
     loss = "binary_cross_entropy"
 
     def __init__(
-        self, length: int = 1, repeats: int = 1, *, bits: int = 8, batches_per_epoch: int = 10, threshold: float = 0.15
+        self,
+        length: int = 1,
+        repeats: int = 1,
+        *,
+        bits: int = 8,
+        batches_per_epoch: int = 10,
+        threshold: float = 0.15,
+        grows: bool = True,
     ) -> None:
         self.length, self.repeats = positive_int("length", length), positive_int("repeats", repeats)
         self.bits = positive_int("bits", bits)
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
             raise ValidationError(f"`threshold` must be a positive number of bits, got {threshold!r}")
-        self.threshold = float(threshold)
+        self.threshold, self.grows = float(threshold), bool(grows)
         self.input_size, self.output_size = self.bits + 2, self.bits + 1
         self.solved = 0
 
@@ -112,15 +119,13 @@ class CopyRepeat:
         if not self.bits_per_bit(loss) < self.threshold:
             return False
         self.solved = max(self.solved, self.length)
+        if not self.grows:
+            return True
         if self.repeats < self.length:
             self.repeats += 1
         else:
             self.length += 1
         return True
-
-    def __call__(self, trainer: Any, outcome: Any) -> None:
-        """For `Trainer.fit(callbacks=[task])`."""
-        self.advance(outcome.loss)
 
     def state(self) -> dict[str, int]:
         """Where the curriculum stands; for a checkpoint."""
