@@ -10,10 +10,12 @@ from bpl_neuro.data import ArrayTask, Batch, Task
 from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
 from bpl_neuro.loop import Outcome, batch_updates
 from bpl_neuro.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
-from bpl_neuro.plotting import plot_trace
+from bpl_neuro.plotting import plot_alignment, plot_learning, plot_synapse, plot_trace, plot_traces, plot_weights
 from bpl_neuro.readout import Readout
+from bpl_neuro.recording import Recorder
 from bpl_neuro.rules import BPLambda, Rule
 from bpl_neuro.spec import Model, available_models
+from bpl_neuro.stimuli import from_timed_array
 from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.tasks import CopyRepeat, CueOutcome, DelayedReach, IntervalTiming, RowMNIST, TargetReaching
 from bpl_neuro.trainer import Trainer
@@ -45,6 +47,7 @@ __all__ = [
     "ModelError",
     "Outcome",
     "Readout",
+    "Recorder",
     "RowMNIST",
     "Rule",
     "Synthesiser",
@@ -55,6 +58,12 @@ __all__ = [
     "ValidationError",
     "available_models",
     "batch_updates",
+    "from_timed_array",
     "interventions",
+    "plot_alignment",
+    "plot_learning",
+    "plot_synapse",
     "plot_trace",
+    "plot_traces",
+    "plot_weights",
 ]

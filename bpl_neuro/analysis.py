@@ -16,8 +16,9 @@ from bpl_neuro.readout import Readout
 from bpl_neuro.rules.base import Rule
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
+from bpl_neuro.trainer import Trainer
 
-__all__ = ["alignment", "cosine", "synapse_trace", "true_later_gradient"]
+__all__ = ["alignment", "causality", "cosine", "synapse_trace", "true_later_gradient"]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -82,6 +83,62 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Mean over trials without NaNs; NaN where there is none."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+
+
+def causality(trainer: Trainer, batch: Batch, step: int, seed: int = 0) -> xr.Dataset:
+    """What a learner does differently, and when, if everything after `step` of a batch is another.
+
+    Two forks learn, one from the batch, one from the same batch with other inputs and targets after `step`. A rule that
+    is online cannot tell the two apart until then: every parameter is the same to the bit.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        It is forked, not changed.
+    batch : Batch
+    step : int
+        From 1 to the last but one.
+    seed : int
+        For what takes the place of the later inputs and targets.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``step`` and ``parameter`` ("psi", "phi", "theta"): ``difference``, the largest between the two after each
+        step, and ``moved``, how far the parameter of the first had then moved. After the last step counts what is only
+        learned at the trial's end.
+    """
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step < batch.steps:
+        raise ValidationError(f"`step` must lie in 1 … {batch.steps - 1}, got {step!r}")
+    rng = np.random.default_rng(seed)
+    x, y = batch.x.copy(), batch.y.copy()
+    x[:, step:] = rng.permuted(x[:, step:] + rng.normal(size=x[:, step:].shape), axis=0)
+    y[:, step:] = y[:, step:] + rng.normal(size=y[:, step:].shape) if y.ndim == 3 else rng.permuted(y[:, step:], axis=0)
+    names = [name for name in ("psi", "phi", "theta") if trainer.parameter(name) is not None]
+    after: list[list[list[Any]]] = []
+    for data in (batch, Batch(x, y, batch.mask, batch.end, batch.stream)):
+        after.append(_parameters_after_each_step(trainer.fork(), data, names))
+    start = [trainer.parameter(name) for name in names]
+
+    def largest(rows: Sequence[Any], others: Sequence[Any]) -> list[float]:
+        return [float(trainer.circuit.xp.abs(a - b).max()) for a, b in zip(rows, others, strict=True)]
+
+    difference = [largest(one, other) for one, other in zip(*after, strict=True)]
+    return xr.Dataset(
+        {
+            "difference": (("step", "parameter"), difference),
+            "moved": (("step", "parameter"), [largest(row, start) for row in after[0]]),
+        },
+        {"step": np.arange(1, batch.steps + 1), "parameter": names},
+        {"changed_after": step},
+    )
+
+
+def _parameters_after_each_step(trainer: Trainer, batch: Batch, names: Sequence[str]) -> list[list[Any]]:
+    seen: list[list[Any]] = []
+    trainer.train_batch(batch, lambda _: seen.append([trainer.parameter(name) for name in names]))
+    seen[-1] = [trainer.parameter(name) for name in names]  # the trial's end included
+    return seen
 
 
 def synapse_trace(

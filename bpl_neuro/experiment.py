@@ -27,16 +27,20 @@ import xarray as xr
 from pydantic import BaseModel, ConfigDict
 from pydantic import ValidationError as PydanticError
 
+from bpl_neuro.data import Task
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.plotting import save_figure
-from bpl_neuro.recording import write_recording
+from bpl_neuro.recording import Recorder, clear_recording, write_recording
 from bpl_neuro.storage import atomic_write, read_arrays, write_arrays
+from bpl_neuro.trainer import Trainer
 
 __all__ = [
     "RunFolder",
     "SimulationConfig",
+    "TrainingConfig",
     "available_simulations",
     "load_simulation",
+    "parse_settings",
     "resolve_config",
     "run_simulation",
 ]
@@ -58,6 +62,31 @@ class SimulationConfig(BaseModel):
 
     size: str = "full"
     seed: int = 0
+
+
+class TrainingConfig(SimulationConfig):
+    """Settings of a simulation whose trainings can be recorded while they run.
+
+    Attributes
+    ----------
+    record : list of str
+        Quantities, as `bpl_neuro.Recorder` takes them: ``["g", "loss"]``. Each training goes to a store of its own in
+        ``recording.zarr``.
+    record_options : dict
+        Its further arguments: ``{"every": 10, "trials": [0], "units": ["exc"]}``.
+    checkpoint_every : int
+        Batches between two checkpoints.
+    """
+
+    record: list[str] = []
+    record_options: dict[str, Any] = {}
+    checkpoint_every: int = 200
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """These settings, for `RunFolder.fit`."""
+        keys = ("record", "record_options", "checkpoint_every")
+        return {key: getattr(self, key) for key in keys}
 
 
 class RunFolder:
@@ -91,7 +120,7 @@ class RunFolder:
             )
         if occupied:
             self._check_same(content)
-            shutil.rmtree(self.path / "recording.zarr", ignore_errors=True)
+            clear_recording(self.path / "recording.zarr")
         else:
             atomic_write(self.path / "config.toml", tomli_w.dumps(content))
 
@@ -110,10 +139,46 @@ class RunFolder:
             if old.get(key) != new.get(key):
                 raise ValidationError(f"{self.path}: was run with {key} = {old.get(key)!r}, not {new.get(key)!r}")
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where a trainer's checkpoint goes."""
-        return self.path / "checkpoint" / "last.npz"
+    def fit(
+        self,
+        trainer: Trainer,
+        task: Task,
+        key: str,
+        *,
+        record: Sequence[str] = (),
+        record_options: Mapping[str, Any] | None = None,
+        checkpoint_every: int = 200,
+        **keywords: Any,
+    ) -> Trainer:
+        """`Trainer.fit` with a checkpoint and a recording in this folder; goes on where it was interrupted.
+
+        Parameters
+        ----------
+        trainer : Trainer
+        task : Task
+        key : str
+            Names ``checkpoint/KEY.npz`` and ``recording.zarr/KEY``.
+        record : sequence of str
+            What a `Recorder` is to record; nothing by default.
+        record_options : mapping, optional
+            Its further arguments.
+        checkpoint_every : int
+            Batches.
+        **keywords
+            For `Trainer.fit`.
+        """
+        checkpoint, store = self.path / "checkpoint" / f"{key}.npz", self.path / "recording.zarr" / key
+        begun = checkpoint.exists()
+        if begun:
+            trainer.restore(checkpoint)
+        elif store.exists():  # killed before its first checkpoint
+            shutil.rmtree(store)
+        common = {**keywords, "checkpoint": checkpoint, "checkpoint_every": checkpoint_every}
+        if not record:
+            return trainer.fit(task, **common)
+        resume_at = trainer.batches if begun else None
+        with Recorder(trainer, store, record, resume_at=resume_at, **(record_options or {})) as recorder:
+            return trainer.fit(task, recorder=recorder, **common)
 
     def remember(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """What `compute` gives, as arrays; kept, so that a resumed run does not compute it again."""

@@ -10,8 +10,18 @@ import numpy as np
 import xarray as xr
 
 from bpl_neuro.analysis import synapse_trace
+from bpl_neuro.errors import ValidationError
 
-__all__ = ["figure", "plot_alignment", "plot_learning", "plot_synapse", "plot_trace", "save_figure"]
+__all__ = [
+    "figure",
+    "plot_alignment",
+    "plot_learning",
+    "plot_synapse",
+    "plot_trace",
+    "plot_traces",
+    "plot_weights",
+    "save_figure",
+]
 
 #: Okabe–Ito: told apart by everyone
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
@@ -112,6 +122,85 @@ def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | Non
     for ax in axes[:-1]:
         ax.tick_params(labelbottom=False)
     return axes
+
+
+def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
+    """What was recorded of several units, neurons or synapses over the steps of one trial, one line each.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    recorded : DataArray
+        A quantity of a recording with the dimension ``step`` and one of ``unit``, ``neuron``, ``synapse``, as in
+        ``xr.open_zarr(path)["g"].sel(batch=36, trial=0)``. The axis is in ms where the recording has times.
+
+    Raises
+    ------
+    ValidationError
+        For other dimensions; says how to choose.
+    """
+    over = [dim for dim in recorded.dims if dim != "step"]
+    if "step" not in recorded.dims or len(over) > 1 or (over and over[0] not in ("unit", "neuron", "synapse")):
+        raise ValidationError(
+            "`recorded` must have the dimension step and one of unit, neuron, synapse; got "
+            f"{', '.join(map(str, recorded.dims))}. Choose one of the others, like recorded.sel(batch=1, trial=0)"
+        )
+    timed = "time" in recorded.coords
+    x = recorded["time"].values * 1e3 if timed else recorded["step"].values
+    lines = recorded.transpose("step", *over).values.reshape(len(x), -1)
+    for k, line in enumerate(lines.T):
+        label = _name_of(recorded.isel({over[0]: k}), str(over[0])) if over else None
+        ax.plot(x, line, color=COLOURS[k % len(COLOURS)], label=label)
+    unit = recorded.attrs.get("units", "1")
+    ax.set(xlabel="time (ms)" if timed else "step", ylabel=f"{recorded.name}" + ("" if unit == "1" else f" ({unit})"))
+    ax.axhline(0, color="grey", lw=0.6)
+    if over and len(lines.T) <= 12:
+        _legend_beside(ax)
+    return ax
+
+
+def _name_of(one: xr.DataArray, dim: str) -> str:
+    """A unit, neuron or synapse in words."""
+    coords = {str(key): value.item() for key, value in one.coords.items() if value.ndim == 0}
+    if dim == "synapse":
+        return f"{coords['synapse_input']} → {coords['synapse_output']}"
+    if dim == "unit":
+        return f"{coords['unit_population']} {coords['unit_neuron']}, {coords['unit_state']}"
+    return f"{coords['neuron_population']} {coords['neuron_number']}"
+
+
+def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre", post: str = "post") -> Any:
+    """A weight matrix [post, pre] as an image: red excites, blue inhibits, white is 0.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    weights : (N_post, N_pre) array
+        Of one input, like ``circuit.weights["exc->exc"][0]``, or θ.
+    exists : array of the same shape, optional
+        Where it is 0 there is no synapse: drawn grey.
+    pre, post : str
+        What the axes are called.
+
+    Raises
+    ------
+    ValidationError
+        If `weights` is not a matrix of finite numbers.
+    """
+    weights = np.asarray(weights, float)
+    if weights.ndim != 2 or not np.isfinite(weights).all():
+        raise ValidationError(
+            f"`weights` must be a finite matrix [post, pre], got shape {weights.shape}; a projection holds one for "
+            'each input of its neurons: circuit.weights["a->b"][0]'
+        )
+    shown = np.ma.array(weights, mask=np.zeros(weights.shape, bool) if exists is None else np.asarray(exists) == 0)
+    largest = float(np.abs(weights).max(initial=0)) or 1.0
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.85")
+    image = ax.imshow(shown, cmap=colours, vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    ax.grid(False)
+    ax.set(xlabel=pre, ylabel=post)
+    ax.figure.colorbar(image, ax=ax, label="weight")
+    return ax
 
 
 def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:

@@ -2,7 +2,8 @@
 
 A cue shows a target; after a random delay of 50–100 ms a go signal asks for it. The circuit is models/cerebellar.toml:
 5 ms delays, sparse E → E, signs kept, noise; its synthesiser has a granule layer. At `fork_at` batches the run is
-forked: the forks see the same later trials and the same noise, and differ by one intervention each.
+forked: the forks see the same later trials and the same noise, and differ by one intervention each: those of
+`bpl_neuro.interventions.apply`, or "task:KEY=VALUE", which goes on with another task (longest_delay, hold, reaction).
 
 Written down before the runs:
     learns       the intact circuit's test loss ends under half of what staying at the centre costs
@@ -20,6 +21,7 @@ summary.json
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,10 +32,10 @@ from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro import interventions, plotting
-from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.experiment import RunFolder, TrainingConfig, parse_settings
 
 
-class Config(SimulationConfig):
+class Config(TrainingConfig):
     """Settings."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
@@ -52,6 +54,8 @@ class Config(SimulationConfig):
     tau_exc: str = "100*ms"
     gamma: str = "100*ms"
     lam: str = "100*ms"
+    hold: float = 0.3
+    reaction: str = "50*ms"
     sg_weight: float = 0.1
     eta: float = 3e-3
     eta_synthesiser: float = 1e-3
@@ -59,11 +63,16 @@ class Config(SimulationConfig):
     model: str = "cerebellar"
 
 
-def build(config: Config, seed: int) -> tuple[bpl.DelayedReach, bpl.Trainer]:
-    """Task and trainer of one seed."""
+def build_task(config: Config) -> bpl.DelayedReach:
+    """The task."""
+    delay = ("50*ms", config.longest_delay)
+    return bpl.DelayedReach(config.targets, delay=delay, hold=config.hold, reaction=config.reaction, dt="5*ms")
+
+
+def build(config: Config, seed: int) -> bpl.Trainer:
+    """The trainer of one seed."""
     weights, granule, trials = np.random.SeedSequence([config.seed, seed]).spawn(3)
-    task = bpl.DelayedReach(config.targets, delay=("50*ms", config.longest_delay), dt="5*ms")
-    rng = np.random.default_rng(weights)
+    task, rng = build_task(config), np.random.default_rng(weights)
     circuit = bpl.Circuit(
         config.model, {"exc": config.exc, "inh": config.inh}, task.input_size, radius=0.9, input_scale=6.0,
         parameters={"exc.tau": config.tau_exc}, seed=rng, dtype="float32",
@@ -72,24 +81,35 @@ def build(config: Config, seed: int) -> tuple[bpl.DelayedReach, bpl.Trainer]:
     synthesiser = bpl.Synthesiser(circuit, expansion=config.expansion, seed=np.random.default_rng(granule))
     rule = bpl.BPLambda(synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="sweep")
     optimiser = {"psi": bpl.Adam(config.eta), "phi": bpl.Adam(config.eta), "theta": bpl.Adam(config.eta_synthesiser)}
-    return task, bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=int(trials.generate_state(1)[0]))
+    return bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=int(trials.generate_state(1)[0]))
 
 
-def one(config: Config, seed: int) -> dict[str, Any]:
+def changed(config: Config, kind: str) -> Config:
+    """The settings with those of a "task:KEY=VALUE"."""
+    if not kind.startswith("task:"):
+        return config
+    settings = parse_settings([kind.removeprefix("task:")])
+    if unknown := settings.keys() - {"longest_delay", "hold", "reaction"}:
+        raise bpl.ValidationError(f"task: can change longest_delay, hold, reaction; got {unknown.pop()!r}")
+    return config.model_copy(update=settings)
+
+
+def one(config: Config, folder: RunFolder, seed: int) -> dict[str, Any]:
     """Losses of the intact run and of each fork, and whether the constraints held."""
-    task, trainer = build(config, seed)
+    task, trainer = build_task(config), build(config, seed)
     epochs = -(-config.batches // task.batches_per_epoch)
     common = {"epochs": epochs, "batch_size": config.batch_size, "validate": False, "progress": False}
     absent = trainer.circuit.psi == 0
-    trainer.fit(task, stop_at=config.fork_at, **common)
+    folder.fit(trainer, task, f"seed={seed}", stop_at=config.fork_at, **common, **config.recorded)
     results: dict[str, Any] = {}
     for kind in ["intact", *config.interventions]:
-        fork = trainer.fork()
-        if kind != "intact":
-            interventions.INTERVENTIONS[kind](fork, seed=seed)
+        fork, own_task = trainer.fork(), build_task(changed(config, kind))
+        if kind != "intact" and not kind.startswith("task:"):
+            interventions.apply(fork, kind, seed=seed)
+        name = re.sub(r"[^\w.=+-]", "_", kind)
         try:
-            fork.fit(task, stop_at=config.batches, **common)
-            test = fork.evaluate(task, "test", batch_size=20 * config.targets)["loss"]
+            folder.fit(fork, own_task, f"seed={seed},{name}", stop_at=config.batches, **common, **config.recorded)
+            test = fork.evaluate(own_task, "test", batch_size=20 * config.targets)["loss"]
         except bpl.DivergenceError:
             test = np.inf
         circuit = fork.circuit
@@ -104,17 +124,16 @@ def one(config: Config, seed: int) -> dict[str, Any]:
 
 def run(config: Config, folder: RunFolder) -> None:
     """Run it and write everything."""
-    unknown = set(config.interventions) - set(interventions.INTERVENTIONS)
-    if unknown:
-        known = ", ".join(interventions.INTERVENTIONS)
-        raise bpl.ValidationError(f"`interventions` has {sorted(unknown)[0]!r}; known: {known}")
+    for kind in config.interventions:  # a wrong one is an error now, not after the training
+        build_task(changed(config, kind))
+        if not kind.startswith("task:"):
+            interventions.apply(build(config, 0), kind)
     kinds = ["intact", *config.interventions]
     found = [
-        folder.remember(f"seed={seed}", lambda seed=seed: one(config, seed))
+        folder.remember(f"seed={seed}", lambda seed=seed: one(config, folder, seed))
         for seed in track(range(config.seeds), "delayed reach")
     ]
-    task, _ = build(config, 0)
-    _, y, mask = task.trial(0, 10)
+    _, y, mask = build_task(config).trial(0, 10)
     baseline = 0.5 * float((mask[:, None] * y**2).sum())
     loss = np.array([[f[f"{kind}.loss"] for f in found] for kind in kinds])
     test = np.array([[f[f"{kind}.test_loss"] for f in found] for kind in kinds])

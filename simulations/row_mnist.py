@@ -20,10 +20,10 @@ from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
-from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.experiment import RunFolder, TrainingConfig
 
 
-class Config(SimulationConfig):
+class Config(TrainingConfig):
     """Settings."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"epochs": 1, "train_size": 5000}}
@@ -43,7 +43,6 @@ class Config(SimulationConfig):
     dtype: str = "float32"
     train_size: int | None = None
     data: str | None = None
-    checkpoint_every: int = 200
 
 
 def run(config: Config, folder: RunFolder) -> None:
@@ -60,15 +59,7 @@ def run(config: Config, folder: RunFolder) -> None:
     trainer = bpl.Trainer(
         circuit, readout, rule, optimiser=optimiser, schedule=config.schedule, seed=int(data.generate_state(1)[0])
     )
-    if folder.checkpoint.exists():
-        trainer.restore(folder.checkpoint)
-    trainer.fit(
-        task,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        checkpoint=folder.checkpoint,
-        checkpoint_every=config.checkpoint_every,
-    )
+    folder.fit(trainer, task, "last", epochs=config.epochs, batch_size=config.batch_size, **config.recorded)
     batch_losses = np.array(trainer.losses)
     final = trainer.evaluate(task, "test")
     trainer.restore_best()

@@ -126,3 +126,49 @@ def test_the_leak_and_the_models_own_trace_follow_their_equations():
 def test_the_models_own_trace_needs_an_equation():
     with pytest.raises(bpl.ValidationError, match="synapses"):
         bpl.BPLambda(bpl.Synthesiser(bpl.Circuit("linear", 3, 2)), trace="model")
+
+
+@pytest.mark.parametrize("trace", ["full", "local", "leak", "sweep"])
+def test_nothing_online_knows_what_comes(trace):
+    circuit = bpl.Circuit("ei", {"exc": 6, "inh": 3}, 2, seed=0)
+    rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=0.9, lam=0.8, trace=trace)
+    schedule = "trial" if trace == "sweep" else "step"
+    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule=schedule)
+    rng = np.random.default_rng(0)
+    batch = bpl.Batch(rng.normal(size=(3, 8, 2)), rng.normal(size=(3, 8, 2)))
+    found = analysis.causality(trainer, batch, step=5)
+    before, after = found.sel(step=slice(None, 5)), found.sel(step=slice(6, None))
+    assert (before["difference"] == 0).all() and (after["difference"].max("step") > 0).all()
+    assert (before["moved"].max("step") > 0).all() == rule.online
+    assert trainer.batches == 0
+    for step in (0, 8, 2.5, True):
+        with pytest.raises(bpl.ValidationError, match="step"):
+            analysis.causality(trainer, batch, step=step)
+
+
+def test_a_rule_that_looks_ahead_is_caught():
+    class Clairvoyant(bpl.BPLambda):
+        """Each update is scaled by an input that comes two steps later."""
+
+        def step(self, carry, transition, c, end, theta, learn):
+            ahead = self.batch.x[:, min(self.now + 2, 7)].sum()
+            self.now += 1
+            new, signals, gradient = super().step(carry, transition, c, end, theta, learn)
+            return new, signals, ahead * gradient
+
+    circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
+    trainer = bpl.Trainer(
+        circuit, bpl.Readout(circuit, 2), Clairvoyant(bpl.Synthesiser(circuit)), optimiser=bpl.SGD(0.1), schedule="step"
+    )
+    rng = np.random.default_rng(0)
+    batch = bpl.Batch(rng.normal(size=(3, 8, 2)), rng.normal(size=(3, 8, 2)))
+    learn = bpl.Trainer.train_batch
+
+    def peeking(self, data, watch=None):
+        self.rule.batch, self.rule.now = data, 0
+        return learn(self, data, watch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpl.Trainer, "train_batch", peeking)
+        found = analysis.causality(trainer, batch, step=5)
+    assert found["difference"].sel(step=5, parameter="psi") > 0

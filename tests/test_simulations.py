@@ -3,6 +3,7 @@
 import json
 import tomllib
 
+import numpy as np
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
@@ -124,8 +125,50 @@ def test_delayed_reach_leaves_everything_behind(tmp_path):
     assert record["loss"].dims == ("kind", "seed", "batch")
     loss = record["loss"].values
     assert (loss[:, :, :2] == loss[:1, :, :2]).all()  # the forks share what came before
-    with pytest.raises(bpl.ValidationError, match=r"`interventions`.*lesion"):
+    with pytest.raises(bpl.ValidationError, match=r"intervention is one of.*lesion"):
         invoke("run", "delayed-reach", "--quick", "--set", 'interventions=["nap"]', "--out", str(tmp_path / "x"))
+
+
+def test_delayed_reach_with_every_kind_of_intervention_and_a_recording(tmp_path):
+    out = tmp_path / "run"
+    kinds = ["clamp:exc:0,1:0.2", "silence:inh->exc", "task:longest_delay=200*ms"]
+    settings = ["batches=4", "fork_at=2", "exc=6", "inh=3", "expansion=8", f"interventions={json.dumps(kinds)}"]
+    settings += ['record=["loss", "g"]', 'record_options={"every": 2, "trials": [0], "steps": [1, 5]}']
+    invoke("run", "delayed-reach", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(out))
+    _, _, record = check_run(out)
+    assert record["kind"].values.tolist() == ["intact", *kinds]
+    with xr.open_zarr(out / "recording.zarr" / "seed=0,intact") as intact:
+        assert intact["batch"].values.tolist() == [3] and intact["g"].dims == ("batch", "step", "trial", "unit")
+        np.testing.assert_allclose(intact["loss"], record["loss"].sel(kind="intact", batch=[3]).values[0])
+    for wrong in ("task:units=3", "clamp:exc:99:0"):
+        with pytest.raises(bpl.ValidationError):
+            invoke(
+                "run", "delayed-reach", "--quick", "--set", f'interventions=["{wrong}"]', "--out", str(tmp_path / "x")
+            )
+
+
+def test_copy_repeat_leaves_everything_behind(tmp_path):
+    out = tmp_path / "run"
+    invoke("run", "copy-repeat", "--quick", "--set", "batches=12", "--set", "threshold=1.1", "--out", str(out))
+    summary, _, record = check_run(out)
+    assert record["steps"].dims == ("lam", "seed", "batch")
+    assert summary["lam=1.solved.median"] == record["solved"].sel(lam=1).isel(batch=-1).median() > 1
+
+
+def test_causality_finds_every_rule_online(tmp_path):
+    invoke(
+        "run", "causality", "--quick", "--set", "steps=8", "--set", "changed_after=4", "--out", str(tmp_path / "run")
+    )
+    summary, _, _ = check_run(tmp_path / "run")
+    assert summary["claim.online"] is True
+    assert summary["BP(λ), full trace.psi.difference_before"] == 0 < summary["BP(λ), full trace.psi.moved_before"]
+
+
+def test_halving_dt_is_of_first_order(tmp_path):
+    invoke("run", "halving-dt", "--quick", "--out", str(tmp_path / "run"))
+    summary, _, _ = check_run(tmp_path / "run")
+    assert summary["claim.first_order.psi"] and summary["claim.first_order.theta"]
+    assert summary["theta.dt=4.change"] > summary["theta.dt=2.change"]
 
 
 def test_the_examples_in_the_documentation_run(tmp_path, monkeypatch):

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from bpl_neuro.recording.recorder import Recorder
-from bpl_neuro.recording.store import write_recording
+from bpl_neuro.recording.store import clear_recording, write_recording
 
-__all__ = ["Recorder", "write_recording"]
+__all__ = ["Recorder", "clear_recording", "write_recording"]

@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 from bpl_neuro.errors import BplError, ValidationError
 from bpl_neuro.storage import atomic_write
 
-__all__ = ["BatchStore", "write_recording"]
+__all__ = ["BatchStore", "clear_recording", "write_recording"]
 
 #: with a checksum in every chunk, by which damage is known
 _COMPRESSOR: dict[str, Any] = {"id": "zstd", "level": 1, "checksum": True}
@@ -31,23 +31,41 @@ _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write a Dataset as ``recording.zarr``; the folder appears whole or not at all.
+    """Write a Dataset as ``recording.zarr``; its arrays appear whole or not at all.
+
+    Recordings of trainings, written while running, may already lie in that folder, each in one of its own.
 
     Raises
     ------
     ValidationError
-        If there already is something at `path`.
+        If there already are arrays, or something that is no recording, at `path`.
     """
     path = Path(path)
-    if path.exists():
+    if (path / ".zmetadata").exists() or (path.exists() and not path.is_dir()):
         raise ValidationError(f"{path}: there already is a recording; remove it or choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         dataset.to_zarr(scratch / path.name, mode="w", zarr_format=2, consolidated=True)
-        (scratch / path.name).rename(path)
+        if not path.exists():
+            (scratch / path.name).rename(path)
+            return
+        for part in sorted((scratch / path.name).iterdir(), key=lambda part: part.name == ".zmetadata"):
+            if part.is_dir() and (path / part.name).exists():  # left over by a kill in the middle of this
+                shutil.rmtree(path / part.name)
+            part.replace(path / part.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_recording(path: str | Path) -> None:
+    """Take away what `write_recording` wrote; recordings of trainings in the same folder stay."""
+    path = Path(path)
+    for name in (".zmetadata", ".zgroup", ".zattrs"):  # the first makes it unread at once
+        (path / name).unlink(missing_ok=True)
+    for part in path.iterdir() if path.exists() else ():
+        if (part / ".zarray").exists():
+            shutil.rmtree(part)
 
 
 class BatchStore:

@@ -93,7 +93,7 @@ class DelayedReach:
 
     def _batches(self, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:
         if split != "train":
-            rows = np.resize(np.arange(self.targets), max(size, self.targets))
+            rows = np.resize(np.arange(self.targets), size)
             yield join_trials([self.trial(int(p), self._draw(rng)) for p in rows])
             return
         for _ in range(self.batches_per_epoch):
