@@ -181,8 +181,10 @@ def test_the_examples_in_the_documentation_run(tmp_path, monkeypatch):
         pytest.skip("not in a source tree")
     monkeypatch.chdir(tmp_path)
     (python,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(python, "README.md", "exec"), {})
-    assert (tmp_path / "trace.png").stat().st_size > 5000
+    short = python.replace("epochs=4", "epochs=1").replace("epochs=8", "epochs=2").replace("401", "101")
+    assert short != python
+    exec(compile(short, "README.md", "exec"), {})
+    assert (tmp_path / "lesion.png").stat().st_size > 5000
     (model,) = re.findall(r"```toml\n(.*?)```", (root / "docs/models.md").read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "divisive.toml").write_text(model, encoding="utf-8")
     assert "differ by" in invoke("check", "divisive.toml").output
