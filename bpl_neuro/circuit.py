@@ -23,7 +23,7 @@ from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import Model
 from bpl_neuro.storage import read_arrays, write_arrays
-from bpl_neuro.transition import Local, State, Transition
+from bpl_neuro.transition import Local, State, Synapses, Transition
 
 __all__ = ["Circuit", "clamped_from"]
 
@@ -111,6 +111,11 @@ class Circuit:
     def populations(self) -> tuple[Local, ...]:
         """Where each population sits in the flat state, and how it is computed."""
         return self._wiring.populations
+
+    @property
+    def synapses(self) -> tuple[Synapses, ...]:
+        """Groups of weights: which population, or input, projects onto which inputs of which."""
+        return self._wiring.synapses
 
     @property
     def xp(self) -> Any:

@@ -200,7 +200,9 @@ def run_batch(
             check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:
-                loss, c, readout_gradient, output = readout.credit(transition.new, y[:, t], weight[:, t] * trial_weight)
+                loss, c, readout_gradient, output = readout.credit(
+                    transition.new, y[:, t], weight[:, t] * trial_weight, None if rule is None else rule.feedback
+                )
                 outcome.loss += float(loss.sum()) / (B if readout.reduction == "sum" else 1)
                 if y.ndim == 2:
                     right = output.argmax(axis=1) == y[:, t]

@@ -10,6 +10,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import generator, instance, real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.feedback import Feedback
 from bpl_neuro.losses import Loss, get_loss
 from bpl_neuro.parameters import Layout
 from bpl_neuro.transition import State
@@ -98,7 +99,9 @@ class Readout:
         weight = 1 / batch if self.reduction == "mean" else 1.0
         return weight * self.circuit.model.dt if self.continuous_time else weight
 
-    def credit(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
+    def credit(
+        self, state: State, target: Any, weight: Any, feedback: Feedback | None = None
+    ) -> tuple[Any, Any, Any, Any]:
         """Loss and immediate gradients at one step.
 
         Parameters
@@ -107,13 +110,15 @@ class Readout:
         target : (B, M) array or (B,) labels
         weight : (B,) array
             Weight of each trial's loss, 0 where none is due; includes `trial_weight`.
+        feedback : Feedback, optional
+            What the errors go back through in the place of W.
 
         Returns
         -------
         loss : (B,) array
             Weighted loss per trial.
         c : (B, n) array
-            ∂L_t/∂s_t through this readout as it is now.
+            ∂L_t/∂s_t through this readout as it is now, or what `feedback` makes of it.
         gradient : (|φ|,) array
             ∂L_t/∂φ.
         output : (B, M) array
@@ -125,5 +130,6 @@ class Readout:
         rate = state.rate[:, self.columns]
         gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
         dr = xp.zeros_like(state.rate)
-        dr[:, self.columns] = dy @ self._views["weights"]
+        W = self._views["weights"]
+        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, xp))
         return loss * weight, self.circuit.rate_credit(state, dr), gradient, y

@@ -257,6 +257,27 @@ class Transition:
         """Immediate gradient Σ_B v · ∂s_t/∂Ψ at fixed s_{t−1}, as a flat vector of the size of Ψ."""
         return parameter_gradient([self], [v])
 
+    def add_parameter_jacobian(self, M: Any) -> None:
+        """Add ∂s_t/∂Ψ at fixed s_{t−1} to M (B, n, |Ψ|), in place; nothing for synapses that are not plastic."""
+        wiring, xp = self.wiring, self.wiring.xp
+        views = wiring.layout.views(M)  # (B, n, *shape), views
+        mask = None if wiring.mask is None else wiring.layout.views(wiring.mask)
+        for synapses in wiring.synapses:
+            pop = wiring.populations[synapses.post]
+            sent = wiring.sent(synapses, self.previous, self.x)[:, None, :]
+            own, index = views[synapses.key][:, pop.state_slice], xp.arange(pop.N)
+            for (k, p), c in self.C[synapses.post].items():
+                if p in synapses.ports:
+                    q = synapses.ports.index(p)
+                    added = xp.broadcast_to(_column(c) * sent, (M.shape[0], pop.N, sent.shape[-1]))
+                    if mask is not None:
+                        added = added * mask[synapses.key][q]
+                    own[:, index * pop.S + k, q, index] += added
+        for pop, C in zip(wiring.populations, self.C, strict=True):
+            own, index = views[f"bias->{pop.name}"][:, pop.state_slice], xp.arange(pop.N)
+            for (k, p), c in C.items():
+                own[:, index * pop.S + k, p, index] += c
+
 
 def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]) -> Any:
     """Σ_t Σ_B C_t · ∂s_t/∂Ψ over several steps, in one matrix product per group of synapses.

@@ -13,9 +13,9 @@ PACKAGE = Path(bpl_neuro.__file__).parent
 #: a module imports only from above it
 ORDER = [
     "errors", "checks", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec",
-    "data", "storage", "parameters", "transition", "build", "stimuli", "circuit", "losses", "readout", "optimisers",
-    "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing", "trainer", "interventions",
-    "recording", "analysis", "plotting", "experiment", "tasks", "cli",
+    "data", "storage", "parameters", "transition", "feedback", "build", "stimuli", "circuit", "losses", "readout",
+    "optimisers", "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing", "trainer",
+    "interventions", "recording", "analysis", "plotting", "experiment", "tasks", "cli",
 ]  # fmt: skip
 
 

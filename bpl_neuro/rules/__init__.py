@@ -1,8 +1,89 @@
-"""Credit rules: one file each, written against `base.Rule`."""
+"""Credit rules: one file each, written against `base.Rule`, and one line here."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from bpl_neuro.checks import instance
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Gradients, Rule
 from bpl_neuro.rules.bp_lambda import BPLambda
+from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
+from bpl_neuro.rules.bptt import BPTT, TruncatedBPTT
+from bpl_neuro.rules.eprop import EProp
+from bpl_neuro.rules.immediate import Immediate
+from bpl_neuro.rules.lambda_sg import LambdaSG
+from bpl_neuro.rules.nstep_sg import NStepSG
+from bpl_neuro.rules.rflo import RFLO
+from bpl_neuro.rules.rtrl import RTRL
+from bpl_neuro.rules.snap1 import SnAp1
+from bpl_neuro.synthesiser import Synthesiser
 
-__all__ = ["BPLambda", "Gradients", "Rule"]
+__all__ = [
+    "BPTT",
+    "RFLO",
+    "RTRL",
+    "RULES",
+    "BPLambda",
+    "BPLambdaEProp",
+    "EProp",
+    "Gradients",
+    "Immediate",
+    "LambdaSG",
+    "NStepSG",
+    "Rule",
+    "SnAp1",
+    "TruncatedBPTT",
+    "make_rule",
+]
+
+#: every rule by its name
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        BPTT,
+        TruncatedBPTT,
+        Immediate,
+        NStepSG,
+        BPLambda,
+        LambdaSG,
+        EProp,
+        RFLO,
+        RTRL,
+        SnAp1,
+        BPLambdaEProp,
+    )
+}
+
+
+def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
+    """A rule by its name: another rule is another word.
+
+    Parameters
+    ----------
+    name : str
+        One of `RULES`.
+    on : Circuit or Synthesiser
+        A rule without a synthesiser takes its circuit; one that needs a synthesiser and is given a circuit makes a
+        default one.
+    **options
+        Of the rule.
+
+    Raises
+    ------
+    ValidationError
+        For an unknown rule or option; says which there are.
+    """
+    if name not in RULES:
+        raise ValidationError(f"`name` must be one of {', '.join(RULES)}, got {name!r}")
+    instance("on", on, Circuit | Synthesiser, "a Circuit or a Synthesiser")
+    rule = RULES[name]
+    if rule.needs_synthesiser and isinstance(on, Circuit):
+        on = Synthesiser(on)
+    elif not rule.needs_synthesiser and isinstance(on, Synthesiser):
+        on = on.circuit
+    try:
+        return rule(on, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ValidationError(f"{name}: {error}") from None

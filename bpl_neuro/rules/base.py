@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from bpl_neuro.feedback import Feedback
 from bpl_neuro.transition import Transition
 
 __all__ = ["Carry", "Gradients", "Rule"]
@@ -31,20 +32,29 @@ class Rule(ABC):
     online : bool
         An update at step t depends on nothing after t.
     exact : bool
-        Its updates equal their definition to rounding (no approximation knob).
+        Summed over a trial with parameters frozen, its updates of the circuit are the gradient of the loss.
     local : bool
         Every synapse needs only what its two neurons know, and a signal sent to its target.
+    memory, time : str
+        What it keeps, and what it does per step, beyond running the circuit: with N neurons of S states and P inputs,
+        n = N·S, T steps of a trial, B trials, |Ψ| and |θ| parameters. Time is per trial.
+    needs_synthesiser : bool
+        Whether it is made on a `Synthesiser` rather than on a circuit.
+    feedback : Feedback
+        The weights through which the readout's errors, and credit between neurons, are sent back.
     """
 
     name: ClassVar[str]
     online: bool
     exact: bool
     local: bool
+    memory: str
+    time: str
+    feedback: Feedback = Feedback()
+    needs_synthesiser: ClassVar[bool] = False
 
-    @property
-    @abstractmethod
-    def schedules(self) -> tuple[str, ...]:
-        """Schedules under which the rule has a meaning: "step", "trial"."""
+    #: schedules under which the rule has a meaning: "step", "trial"
+    schedules: Any = ("step", "trial")
 
     @property
     def streams(self) -> bool:

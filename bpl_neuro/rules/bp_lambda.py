@@ -18,6 +18,7 @@ from typing import Any
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.feedback import Feedback
 from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.rules.base import Carry, Gradients, Rule
 from bpl_neuro.rules.traces import TRACES
@@ -41,6 +42,9 @@ class BPLambda(Rule):
     trace : {"full", "sweep", "local", "leak", "model"}
         How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
         price of a backward pass.
+    feedback : str or Feedback
+        What errors and credit between neurons go back through: "exact", "sign", "random", "noisy". The trace is carried
+        forwards, by the circuit's own weights.
     continuous_time : bool
         Weight the trace's input by dt, so that α is per second. With a readout that does the same for running losses,
         halving dt changes what is learned only to first order.
@@ -62,6 +66,8 @@ class BPLambda(Rule):
     """
 
     name = "bp_lambda"
+    needs_synthesiser = True
+    exact = False
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class BPLambda(Rule):
         lam: float | str = 1.0,
         sg_weight: float = 1.0,
         trace: str = "full",
+        feedback: str | Feedback = "exact",
         continuous_time: bool = False,
     ) -> None:
         instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
@@ -82,10 +89,11 @@ class BPLambda(Rule):
             raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
         self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0)
         self.pathway: Any = None
+        self.feedback = Feedback.of(feedback)
         self.deferred = trace == "sweep"
         self.online = not self.deferred
-        self.exact = self.trace.exact
         self.local = trace in ("local", "leak", "model")
+        self.memory, self.time = self.trace.memory, self.trace.time
 
     @property
     def circuit(self) -> Circuit:
@@ -93,7 +101,7 @@ class BPLambda(Rule):
         return self.synthesiser.circuit
 
     @property
-    def schedules(self) -> tuple[str, ...]:
+    def schedules(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the trace."""
         return self.trace.schedules
 
@@ -126,7 +134,7 @@ class BPLambda(Rule):
         going_on = ~end[:, None]
         z = self.synthesiser.z(transition)
         g_ahead, g_prev = (self.synthesiser(seen, theta).g for seen in (z, carry["z"]))
-        delta = transition.vjp(c + going_on * (self.gamma * g_ahead)) - g_prev
+        delta = self.feedback.transition(transition).vjp(c + going_on * (self.gamma * g_ahead)) - g_prev
         delta *= carry["started"][:, None]
 
         correlation = self.trace.collect(carry["trace"], delta)
@@ -137,24 +145,30 @@ class BPLambda(Rule):
         trace = self.trace.step(carry["trace"], transition, response)
         g = going_on * response.g
         arriving = g if self.pathway is None else g @ self.pathway
-        credit = c + self.sg_weight * arriving
-        gradient = None
-        if self.deferred:
-            carry["transitions"].append(transition)
-            carry["credits"].append(credit)
-        else:
-            gradient = transition.parameter_gradient(credit)
-        signals = {"g": g, "delta": delta, "credit": credit}
-        return carry | {"trace": self.trace.restart(trace, end), "started": ~end, "z": z}, signals, gradient
+        new, credit, gradient = self.assign(carry, transition, c, self.sg_weight * arriving, end)
+        new |= {"trace": self.trace.restart(trace, end), "started": ~end, "z": z}
+        return new, {"g": g, "delta": delta, "credit": credit}, gradient
+
+    def assign(
+        self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any
+    ) -> tuple[Carry, Any, Any]:
+        """Step 5: the carry, the credit C_t of the circuit's states, and the gradient of Ψ if it is known now."""
+        credit = c + prospective
+        if not self.deferred:
+            return dict(carry), credit, transition.parameter_gradient(credit)
+        carry["transitions"].append(transition)
+        carry["credits"].append(credit)
+        return dict(carry), credit, None
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """The sums over the trial, where the trace gives them only now."""
         if not self.deferred or not carry["transitions"]:
             return {}
-        return {
-            "theta": -self.trace.finish(carry["trace"]),
-            "psi": parameter_gradient(carry["transitions"], carry["credits"]),
-        }
+        return {"theta": -self.trace.finish(carry["trace"]), "psi": self.assigned(carry)}
+
+    def assigned(self, carry: Carry) -> Any:
+        """The gradient of Ψ over the trial, where `assign` gave none."""
+        return parameter_gradient(carry["transitions"], carry["credits"])
 
     def __repr__(self) -> str:
         return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g})"

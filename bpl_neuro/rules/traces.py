@@ -34,6 +34,9 @@ class Trace(ABC):
 
     exact: bool
     schedules: tuple[str, ...]
+    #: as in `Rule`
+    memory: str
+    time: str
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
         self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
@@ -66,6 +69,7 @@ class FullTrace(Trace):
     """
 
     exact = True
+    memory, time = "B·n·|θ|", "2 n²·|θ|"
     schedules = ("step", "trial")
 
     def init(self, batch: int) -> Carry:
@@ -165,6 +169,8 @@ class LocalTrace(OwnTrace):
     e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out.
     """
 
+    memory, time = "B·|θ|·S", "|θ|·S²"
+
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
         return {
@@ -198,6 +204,8 @@ class LocalTrace(OwnTrace):
 class LeakTrace(OwnTrace):
     """The leak alone: e[a, j] ← γλ e[a, j] + φ'_a z_j; δ_a meets its own synapses' traces only."""
 
+    memory, time = "B·m", "|θ|"
+
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
         return {"e": s.circuit.xp.zeros((batch, 1 if s.linear else s.n, s.m), s.circuit.dtype)}
@@ -214,6 +222,8 @@ class ModelTrace(OwnTrace):
 
     Σ_B (δ_a φ'_a) trace_j: the trace of the input meets the error at the output.
     """
+
+    memory, time = "B·m", "|θ|"
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
         super().__init__(synthesiser, decay, gain)
@@ -252,6 +262,7 @@ class SweepTrace(Trace):
     """
 
     exact = True
+    memory, time = "B·T·(n + factors)", "P·N² + |θ|"
     schedules = ("trial",)
 
     def init(self, batch: int) -> Carry:

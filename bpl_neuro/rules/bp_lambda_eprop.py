@@ -1,0 +1,83 @@
+"""Retrospective and prospective credit together: BP(λ)'s synthesiser speaks to e-prop's traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpl_neuro.rules.base import Carry
+from bpl_neuro.rules.bp_lambda import BPLambda
+from bpl_neuro.rules.eligibility import Eligibility, own_past, sweep_back
+from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.transition import Transition
+
+__all__ = ["BPLambdaEProp"]
+
+
+class BPLambdaEProp(BPLambda):
+    """The synthesiser learns by BP(λ); its prediction, one step late, is the learning signal of local traces.
+
+        ε_t = A_t ε_{t−1} + ∂s_t/∂Ψ
+        L_t = c_t + (c_{t+1} + κ g(s_{t+1})) O_{t+1}          dΨ = Σ_t L_t ε_t
+
+    The trace covers what a weight does through its own neuron, the signal what it does through others. For κ = 1 and
+    g = G (γ = 1) that is the gradient itself. With ``discounted=True`` it is the discounted gradient for g = G, γ < 1:
+
+        ε_t = γ A_t ε_{t−1} + ∂s_t/∂Ψ
+        L_t = c_t + (c_{t+1} + γκ g(s_{t+1})) O_{t+1} + (1−γ) c_{t+1} A_{t+1}
+
+    At step t + 1 both parts that are then known are applied: c_{t+1} with ε_{t+1}, and the rest with ε_t.
+
+    Parameters
+    ----------
+    synthesiser : Synthesiser
+    discounted : bool
+    **keywords
+        Those of `BPLambda`. With ``trace="sweep"`` the circuit's traces, too, are summed by a sweep back.
+
+    References
+    ----------
+    J. Pemberton & R. P. Costa, TMLR 2024; G. Bellec et al. 2020, Nat. Commun. 11, 3625.
+    """
+
+    name = "bp_lambda_eprop"
+
+    def __init__(self, synthesiser: Synthesiser, *, discounted: bool = False, **keywords: Any) -> None:
+        super().__init__(synthesiser, **keywords)
+        self.discounted = bool(discounted)
+        self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
+        self.memory, self.time = f"{self.memory} + B·|Ψ|·S", f"{self.time} + |Ψ|·S²"
+
+    def init(self, batch: int) -> Carry:
+        """As BP(λ), and ε = 0."""
+        carry = super().init(batch)
+        own: Carry = {"end": []} if self.deferred else {"eligibility": self.eligibility.init(batch)}
+        return carry | own
+
+    def assign(
+        self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any
+    ) -> tuple[Carry, Any, Any]:
+        """L ε in the place of C ∂s/∂Ψ."""
+        back = self.feedback.transition(transition)
+        later = (self.gamma if self.discounted else 1.0) * prospective
+        late = back.vjp(c + later, "between")
+        if self.discounted and self.gamma < 1:
+            late += (1 - self.gamma) * back.vjp(c, "within")
+        late *= carry["started"][:, None]
+        if not self.deferred:
+            before = carry["eligibility"]
+            now = self.eligibility.step(before, transition)
+            gradient = self.eligibility.gradient(before, late) + self.eligibility.gradient(now, c)
+            return carry | {"eligibility": self.eligibility.restart(now, end)}, c + prospective, gradient
+        if carry["credits"]:
+            carry["credits"][-1] = carry["credits"][-1] + late
+        for key, value in (("transitions", transition), ("credits", c), ("end", end)):
+            carry[key].append(value)
+        return dict(carry), c + prospective, None
+
+    def assigned(self, carry: Carry) -> Any:
+        """Σ_t L_t ε_t by a sweep back."""
+        decay = self.eligibility.decay
+        return sweep_back(carry["transitions"], carry["credits"], carry["end"], own_past, decay)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("BPLambda", "BPLambdaEProp")

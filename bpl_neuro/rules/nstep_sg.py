@@ -1,0 +1,112 @@
+"""n-step synthetic gradients: truncated windows, with a prediction of what comes after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bpl_neuro.build import positive_int
+from bpl_neuro.checks import instance, number
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.feedback import Feedback
+from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.bp_lambda import per_step
+from bpl_neuro.rules.bptt import window_ends
+from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.transition import Transition, parameter_gradient
+
+__all__ = ["NStepSG"]
+
+
+class NStepSG(Rule):
+    """Disjoint windows of n steps, counted from a trial's end; the remainder comes first.
+
+        credit within a window     G_t = (c_{t+1} + G_{t+1}) J_{t+1}, where a window ends G_t = κ g(s_t), a trial 0
+        target at a window's start the credit that arrives there, with γ g in the place of κ g at the window's end
+        dθ = −Σ (target − g) ∂g/∂θ at the states that windows start from (s_0 is none)
+
+    Parameters
+    ----------
+    synthesiser : Synthesiser
+    steps : int
+        n.
+    gamma : float or str
+        γ per step, or a time constant.
+    sg_weight : float
+        κ.
+    feedback : str or Feedback
+        What errors and credit between neurons go back through.
+
+    References
+    ----------
+    M. Jaderberg et al. 2017, ICML, "Decoupled neural interfaces using synthetic gradients".
+    """
+
+    name = "nstep_sg"
+    needs_synthesiser = True
+    online, exact, local = False, False, False
+    memory, time = "B·n_steps·(n + factors)", "2 P·N² + |θ|"
+    schedules = ("trial",)
+
+    def __init__(
+        self,
+        synthesiser: Synthesiser,
+        *,
+        steps: int = 3,
+        gamma: float | str = 1.0,
+        sg_weight: float = 1.0,
+        feedback: str | Feedback = "exact",
+    ) -> None:
+        self.synthesiser = instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
+        self.steps = positive_int("steps", steps)
+        self.gamma = per_step("gamma", gamma, synthesiser.circuit.model.dt)
+        self.sg_weight = number("sg_weight", sg_weight)
+        self.feedback = Feedback.of(feedback)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit whose synthesiser this is."""
+        return self.synthesiser.circuit
+
+    def initial_theta(self) -> Any:
+        """That of the synthesiser."""
+        return self.synthesiser.initial_theta()
+
+    def init(self, batch: int) -> Carry:
+        """Nothing seen."""
+        return {"transitions": [], "c": [], "end": [], "g": []}
+
+    def step(
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+    ) -> tuple[Carry, dict[str, Any], Any]:
+        """Remember the step; see `Rule.step`."""
+        g = ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g
+        for key, value in (("transitions", transition), ("c", c), ("end", end), ("g", g)):
+            carry[key].append(value)
+        return carry, {"g": g}, None
+
+    def finish(self, carry: Carry, theta: Any) -> Gradients:
+        """The windows, swept back from the last."""
+        transitions, c, end, g = (carry[key] for key in ("transitions", "c", "end", "g"))
+        if not transitions:
+            return {}
+        cut = window_ends(end, self.steps, self.circuit.xp)
+        dtheta = self.circuit.xp.zeros_like(theta)
+        arriving = 0 * c[-1]
+        target = arriving
+        credits: list[Any] = []
+        for t in reversed(range(len(transitions))):
+            # What comes from after step t: another window's prediction, or this window's own later losses.
+            last = cut[t][:, None]
+            if t < len(transitions) - 1:
+                back = self.feedback.transition(transitions[t + 1])
+                arriving, target = back.vjp(credits[-1]), back.vjp(target)
+                starts = cut[t] & ~end[t]
+                response = self.synthesiser(self.synthesiser.z(transitions[t]), theta)
+                dtheta -= self.synthesiser.gradient(starts[:, None] * (target - response.g), response)
+            credits.append(c[t] + self.circuit.xp.where(last, self.sg_weight * g[t], arriving))
+            target = c[t] + self.circuit.xp.where(last, self.gamma * g[t], target)
+        return {"theta": dtheta, "psi": parameter_gradient(transitions, credits[::-1])}
+
+    def __repr__(self) -> str:
+        return f"NStepSG(steps={self.steps}, gamma={self.gamma:g}, sg_weight={self.sg_weight:g})"

@@ -1,0 +1,55 @@
+"""Real-time recurrent learning: the exact gradient, forwards in time, at n times the memory of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bpl_neuro.checks import instance
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.feedback import Feedback
+from bpl_neuro.rules.base import Carry, Rule
+from bpl_neuro.transition import Transition
+
+__all__ = ["RTRL"]
+
+
+class RTRL(Rule):
+    """The influence matrix M_t = J_t M_{t−1} + ∂s_t/∂Ψ, dΨ = Σ_t c_t M_t.
+
+    Parameters
+    ----------
+    circuit : Circuit
+    feedback : str or Feedback
+        What the readout's errors go back through.
+
+    References
+    ----------
+    R. J. Williams & D. Zipser 1989, Neural Comput. 1, 270–280.
+    """
+
+    name = "rtrl"
+    online, exact, local = True, True, False
+    memory, time = "B·n·|Ψ|", "n·|Ψ|·P·N"
+    schedules = ("step", "trial")
+
+    def __init__(self, circuit: Circuit, *, feedback: str | Feedback = "exact") -> None:
+        self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
+        self.feedback = Feedback.of(feedback)
+
+    def init(self, batch: int) -> Carry:
+        """M = 0."""
+        return {"M": self.circuit.xp.zeros((batch, self.circuit.n, self.circuit.layout.size), self.circuit.dtype)}
+
+    def step(
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+    ) -> tuple[Carry, dict[str, Any], Any]:
+        """One step; see `Rule.step`."""
+        M = transition.jvp(carry["M"])
+        transition.add_parameter_jacobian(M)
+        gradient = c.reshape(-1) @ M.reshape(-1, M.shape[-1])
+        M[end] = 0
+        return {"M": M}, {"credit": c}, gradient
+
+    def __repr__(self) -> str:
+        return "RTRL()"
