@@ -6,12 +6,21 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bpl_neuro import interventions
 from bpl_neuro.circuit import Circuit
+from bpl_neuro.comparison import PassiveRules, compare, comparison_table
 from bpl_neuro.data import ArrayTask, Batch, Task
 from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.loop import Outcome, batch_updates
 from bpl_neuro.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
-from bpl_neuro.plotting import plot_alignment, plot_learning, plot_synapse, plot_trace, plot_traces, plot_weights
+from bpl_neuro.plotting import (
+    plot_alignment,
+    plot_comparison,
+    plot_learning,
+    plot_synapse,
+    plot_trace,
+    plot_traces,
+    plot_weights,
+)
 from bpl_neuro.readout import Readout
 from bpl_neuro.recording import Recorder
 from bpl_neuro.rules import (
@@ -70,6 +79,7 @@ __all__ = [
     "ModelError",
     "NStepSG",
     "Outcome",
+    "PassiveRules",
     "Readout",
     "Recorder",
     "RowMNIST",
@@ -84,10 +94,13 @@ __all__ = [
     "ValidationError",
     "available_models",
     "batch_updates",
+    "compare",
+    "comparison_table",
     "from_timed_array",
     "interventions",
     "make_rule",
     "plot_alignment",
+    "plot_comparison",
     "plot_learning",
     "plot_synapse",
     "plot_trace",

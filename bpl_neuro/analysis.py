@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bpl_neuro.checks import generator
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
@@ -37,12 +38,21 @@ def true_later_gradient(steps: Sequence[Step], gamma: float = 1.0) -> list[Any]:
     return later[::-1]
 
 
-def collect_steps(circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any) -> list[Step]:
-    """Every step of a batch, with nothing learned."""
+def collect_steps(
+    circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any, noise: int | None = None
+) -> tuple[list[Step], dict[str, Any]]:
+    """Every step of a batch, with nothing learned, and the summed gradients by name."""
     steps: list[Step] = []
     current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    run_batch(circuit, readout, rule, batch, theta, lambda name, gradient: current[name], watch=steps.append)
-    return steps
+    sums: dict[str, Any] = {}
+
+    def receive(name: str, gradient: Any) -> Any:
+        sums[name] = sums[name] + gradient if name in sums else gradient
+        return current[name]
+
+    rng = None if noise is None else generator("noise", noise)
+    run_batch(circuit, readout, rule, batch, theta, receive, watch=steps.append, noise=rng)
+    return steps, sums
 
 
 def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, theta: Any) -> xr.Dataset:
@@ -58,7 +68,7 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         (how many were left out of ``cosine``). Steps at which every trial ends are not included: nothing is predicted
         there.
     """
-    steps = collect_steps(circuit, readout, rule, batch, theta)
+    steps, _ = collect_steps(circuit, readout, rule, batch, theta)
     host = circuit.backend.to_host
     G = np.stack([host(g) for g in true_later_gradient(steps)]).astype(float)
     c = np.stack([host(s.c) for s in steps]).astype(float)

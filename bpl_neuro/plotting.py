@@ -15,6 +15,7 @@ from bpl_neuro.errors import ValidationError
 __all__ = [
     "figure",
     "plot_alignment",
+    "plot_comparison",
     "plot_learning",
     "plot_synapse",
     "plot_trace",
@@ -70,6 +71,37 @@ def plot_alignment(
     ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
     _legend_beside(ax)
     return ax
+
+
+def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
+    """The Dataset of `comparison.compare`: cosine and norm ratio of every rule, and its credit step by step.
+
+    Parameters
+    ----------
+    axes : two matplotlib Axes
+        Bars of the cosine with the true gradient, the ratio of the norms written beside; cosine of the credit against
+        step, for the rules that give one.
+    found : Dataset
+        May have a dimension ``seed``; medians are drawn.
+    """
+    one = found.median("seed") if "seed" in found.dims else found
+    rules = [str(rule) for rule in one["rule"].values]
+    whole = one.sel(parameter="psi")
+    y = np.arange(len(rules))[::-1]
+    colours = [COLOURS[k % len(COLOURS)] for k in range(len(rules))]
+    axes[0].barh(y, whole["cosine"].values, color=colours)
+    for row, ratio in zip(y, whole["norm_ratio"].values, strict=True):
+        axes[0].text(1.03, row, f"{ratio:.2g} ×", va="center", fontsize=8)
+    axes[0].set(yticks=y, yticklabels=rules, xlim=(min(0, float(whole["cosine"].min())) - 0.02, 1.02))
+    axes[0].set(xlabel="cosine with the true gradient   (norm ratio →)")
+    for k, rule in enumerate(rules):
+        credit = one["credit_cosine"].sel(rule=rule)
+        if credit.notnull().any():
+            axes[1].plot(one["step"], credit, "o-", ms=3, color=colours[k], label=rule)
+    axes[1].axhline(0, color="grey", lw=0.6)
+    axes[1].set(xlabel="step", ylabel="cosine of the credit with c + G")
+    _legend_beside(axes[1])
+    return axes
 
 
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:

@@ -1,6 +1,7 @@
 """Row-by-row MNIST: an LSTM reads a digit one row a step and learns without backpropagation through time.
 
-After training, the synthetic gradient is compared with the true one on test trials, and one synapse's trace is drawn.
+Any rule: ``--set rule=eprop``. After training, the synthetic gradient of BP(λ) is compared with the true one on test
+trials, and one synapse's trace is drawn.
 
 summary.json
     test_loss, test_accuracy          of the parameters with the lowest validation loss
@@ -15,12 +16,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, TrainingConfig
+from bpl_neuro.rules import RULES
 
 
 class Config(TrainingConfig):
@@ -30,6 +33,8 @@ class Config(TrainingConfig):
 
     model: str = "lstm"
     units: int = 30
+    rule: str = "bp_lambda"
+    window: int = 3
     lam: float = 1.0
     gamma: float = 1.0
     sg_weight: float = 1.0
@@ -45,6 +50,21 @@ class Config(TrainingConfig):
     data: str | None = None
 
 
+def rule_options(config: Config) -> dict[str, Any]:
+    """The settings that this rule takes."""
+    rule = RULES.get(config.rule)
+    options: dict[str, Any] = {}
+    if rule is not None and rule.needs_synthesiser:
+        options |= {"gamma": config.gamma, "sg_weight": config.sg_weight}
+    if rule is not None and issubclass(rule, bpl.BPLambda):
+        options |= {"lam": config.lam}
+    if config.rule in ("bp_lambda", "bp_lambda_eprop", "eprop", "rflo", "snap1"):
+        options |= {"trace": config.trace}
+    if config.rule in ("nstep_sg", "truncated_bptt"):
+        options |= {"steps": config.window}
+    return options
+
+
 def run(config: Config, folder: RunFolder) -> None:
     """Train, test, and write everything."""
     weights, data = np.random.SeedSequence(config.seed).spawn(2)
@@ -52,9 +72,7 @@ def run(config: Config, folder: RunFolder) -> None:
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction=config.reduction, seed=rng)
-    rule = bpl.BPLambda(
-        bpl.Synthesiser(circuit), gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace=config.trace
-    )
+    rule = bpl.make_rule(config.rule, circuit, **rule_options(config))
     optimiser = {"psi": bpl.Adam(config.eta), "phi": bpl.Adam(config.eta), "theta": bpl.Adam(config.eta_synthesiser)}
     trainer = bpl.Trainer(
         circuit, readout, rule, optimiser=optimiser, schedule=config.schedule, seed=int(data.generate_state(1)[0])
@@ -70,26 +88,16 @@ def run(config: Config, folder: RunFolder) -> None:
     measured = [key for key in trainer.history[0] if key.endswith(("loss", "accuracy"))]
     for entry in trainer.history:
         folder.add_summary({f"epoch={entry['epoch']}.{key}": entry[key] for key in measured})
-    test = next(task.batches(np.random.default_rng(0), 200, "test"))
-    aligned = analysis.alignment(circuit, readout, rule, test, trainer.theta)
-    folder.add_summary(
-        {"alignment.mean": float(aligned["cosine"].mean()), "optimum.mean": float(aligned["optimum"].mean())}
+    record = xr.Dataset(
+        {
+            "batch_loss": ("batch", batch_losses, {"units": "nat"}),
+            **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
+        },
+        {"batch": np.arange(len(batch_losses)) + 1, "epoch": epoch},
     )
-    record = aligned.assign(
-        batch_loss=("batch", batch_losses, {"units": "nat"}),
-        **{key: ("epoch", np.array([entry[key] for entry in trainer.history])) for key in measured},
-    )
-    folder.save_recording(record.assign_coords(batch=np.arange(len(batch_losses)) + 1, epoch=epoch))
-    fig, axes = plotting.figure(figsize=(8, 4.2))
-    plotting.plot_alignment(
-        axes[0, 0], aligned["step"].values, {f"λ = {config.lam:g}": aligned["cosine"].values}, aligned["optimum"].values
-    )
-    axes[0, 0].set_title("200 test trials, after training", loc="left")
-    folder.save_figure(fig, "alignment")
-    full = bpl.BPLambda(rule.synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="full")
-    updates = bpl.batch_updates(circuit, readout, rule, test[:1], trainer.theta).gradients["theta"]
-    a, j = np.unravel_index(np.abs(updates[:, :-1]).argmax(), updates[:, :-1].shape)
-    folder.save_figure(bpl.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace")
+    if isinstance(rule, bpl.BPLambda):
+        record = record.merge(look_inside(config, folder, task, trainer))
+    folder.save_recording(record)
     fig, axes = plotting.figure(1, 2, figsize=(9, 3.8))
     axes[0, 0].plot(np.arange(len(batch_losses)) + 1, batch_losses, lw=0.5, color=plotting.COLOURS[0])
     axes[0, 0].set(xlabel="batch", ylabel="cross-entropy (nat)", yscale="log")
@@ -101,9 +109,27 @@ def run(config: Config, folder: RunFolder) -> None:
     axes[0, 1].axhline(best["accuracy"], color="black", ls="--", lw=1)
     axes[0, 1].set_title(f"test accuracy {best['accuracy']:.3f} (dashed)", loc="left")
     folder.save_figure(fig, "learning")
-    table = Table("λ", "γ", "κ", "epochs", "test accuracy", "test loss (nat)")
-    table.add_row(
-        f"{config.lam:g}", f"{config.gamma:g}", f"{config.sg_weight:g}", str(config.epochs),
-        f"{best['accuracy']:.4f}", f"{best['loss']:.4f}",
-    )  # fmt: skip
+    table = Table("rule", "epochs", "test accuracy", "test loss (nat)")
+    table.add_row(repr(rule), str(config.epochs), f"{best['accuracy']:.4f}", f"{best['loss']:.4f}")
     Console().print(table)
+
+
+def look_inside(config: Config, folder: RunFolder, task: bpl.RowMNIST, trainer: bpl.Trainer) -> xr.Dataset:
+    """How well the synthetic gradient points, and one synapse's trace."""
+    circuit, readout, rule = trainer.circuit, trainer.readout, trainer.rule
+    test = next(task.batches(np.random.default_rng(0), 200, "test"))
+    aligned = analysis.alignment(circuit, readout, rule, test, trainer.theta)
+    folder.add_summary(
+        {"alignment.mean": float(aligned["cosine"].mean()), "optimum.mean": float(aligned["optimum"].mean())}
+    )
+    fig, axes = plotting.figure(figsize=(8, 4.2))
+    plotting.plot_alignment(
+        axes[0, 0], aligned["step"].values, {f"λ = {config.lam:g}": aligned["cosine"].values}, aligned["optimum"].values
+    )
+    axes[0, 0].set_title("200 test trials, after training", loc="left")
+    folder.save_figure(fig, "alignment")
+    full = bpl.BPLambda(rule.synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="full")
+    updates = bpl.batch_updates(circuit, readout, rule, test[:1], trainer.theta).gradients["theta"]
+    a, j = np.unravel_index(np.abs(updates[:, :-1]).argmax(), updates[:, :-1].shape)
+    folder.save_figure(bpl.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace")
+    return aligned

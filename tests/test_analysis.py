@@ -23,7 +23,7 @@ def setting(trace="sweep", gamma=1.0, lam=1.0, model="adapting"):
 def test_the_swept_gradient_is_the_dense_one(gamma):
     circuit, readout, rule, data, theta = setting()
     run = reference.trajectory(circuit, readout, data)
-    steps = analysis.collect_steps(circuit, readout, rule, data, theta)
+    steps, _ = analysis.collect_steps(circuit, readout, rule, data, theta)
     np.testing.assert_allclose(
         np.stack(analysis.true_later_gradient(steps, gamma)),
         reference.later_gradient(run.jacobians, run.c, run.end, gamma),

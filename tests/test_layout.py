@@ -15,7 +15,7 @@ ORDER = [
     "errors", "checks", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec",
     "data", "storage", "parameters", "transition", "feedback", "build", "stimuli", "circuit", "losses", "readout",
     "optimisers", "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing", "trainer",
-    "interventions", "recording", "analysis", "plotting", "experiment", "tasks", "cli",
+    "interventions", "recording", "analysis", "comparison", "plotting", "experiment", "tasks", "cli",
 ]  # fmt: skip
 
 

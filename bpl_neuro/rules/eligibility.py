@@ -194,10 +194,10 @@ class EligibilityRule(Rule):
         if self.deferred:
             for key, value in (("transitions", transition), ("c", c), ("end", end)):
                 carry[key].append(value)
-            return carry, {"credit": c}, None
+            return carry, {"learning_signal": c}, None
         carry = self.eligibility.step(carry, transition)
         gradient = self.eligibility.gradient(carry, c)
-        return self.eligibility.restart(carry, end), {"credit": c}, gradient
+        return self.eligibility.restart(carry, end), {"learning_signal": c}, gradient
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """The sum over the trial, from the sweep."""

@@ -49,7 +49,7 @@ class RTRL(Rule):
         transition.add_parameter_jacobian(M)
         gradient = c.reshape(-1) @ M.reshape(-1, M.shape[-1])
         M[end] = 0
-        return {"M": M}, {"credit": c}, gradient
+        return {"M": M}, {"learning_signal": c}, gradient
 
     def __repr__(self) -> str:
         return "RTRL()"

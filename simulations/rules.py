@@ -1,0 +1,158 @@
+"""Every credit rule on target reaching: what it costs, how well it points along the gradient, how well it learns.
+
+The same circuits, trials and seeds for all. First the circuit is frozen while the synthesisers learn, as passive
+on-lookers of BPTT without a learning rate; then each rule's gradient is compared with the true one. After that each
+rule trains circuit and readout from the same start. All update per trial; traces are summed by the sweep, which gives
+the numbers of the online form that the table describes.
+
+summary.json
+    RULE.cosine.median, .low, .high     cosine of the whole gradient with the true one, over seeds: median and range
+    RULE.norm_ratio.median
+    RULE.loss.median, .low, .high       loss after learning, over seeds
+    start.loss.median                   loss before
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import bpl_neuro as bpl
+from bpl_neuro import plotting
+from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.rules import RULES
+
+
+class Config(SimulationConfig):
+    """Settings."""
+
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"seeds": 1, "units": 10, "batches": 60, "frozen_batches": 60, "rules": ["bptt", "eprop", "bp_lambda"]}
+    }
+
+    model: str = "leaky_tanh"
+    units: int = 20
+    patterns: int = 4
+    steps: int = 20
+    seeds: int = 5
+    frozen_batches: int = 2000
+    batches: int = 1000
+    batch_size: int = 10
+    rules: list[str] = list(RULES)
+    window: int = 3
+    lam: float = 1.0
+    gamma: float = 1.0
+    sg_weight: float = 1.0
+    feedback: str | None = None
+    eta: float = 1e-3
+    eta_synthesiser: float = 1e-3
+    radius: float = 1.2
+
+
+def make(config: Config, name: str, circuit: bpl.Circuit, trace: str | None = None) -> bpl.Rule:
+    """A rule with the settings that it takes; with its own form of the trace, or another."""
+    options: dict[str, Any] = {} if config.feedback is None else {"feedback": config.feedback}
+    rule = RULES.get(name)
+    if rule is not None and rule.needs_synthesiser:
+        options |= {"gamma": config.gamma, "sg_weight": config.sg_weight}
+    if rule is not None and issubclass(rule, bpl.BPLambda):
+        options["lam"] = config.lam
+    if trace and name in ("bp_lambda", "bp_lambda_eprop", "eprop", "rflo", "snap1"):
+        options["trace"] = trace
+    if name in ("nstep_sg", "truncated_bptt"):
+        options["steps"] = config.window
+    return bpl.make_rule(name, circuit, **options)
+
+
+def build(config: Config, seed: int) -> tuple[bpl.TargetReaching, bpl.Circuit, bpl.Readout]:
+    """Task, circuit and readout of one seed."""
+    weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
+    task = bpl.TargetReaching(config.patterns, config.steps, seed=np.random.default_rng(task_seed))
+    rng = np.random.default_rng(weights)
+    circuit = bpl.Circuit(config.model, config.units, task.input_size, radius=config.radius, seed=rng)
+    return task, circuit, bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
+
+
+def one(config: Config, seed: int) -> dict[str, Any]:
+    """Comparison and losses of one seed."""
+    task, circuit, readout = build(config, seed)
+    rules = {name: make(config, name, circuit, "sweep") for name in config.rules}
+    learn = {"batch_size": config.batch_size, "validate": False, "progress": False}
+    with_theta = {name: rule for name, rule in rules.items() if rule.needs_synthesiser}
+    theta: dict[str, Any] = {}
+    if with_theta:
+        frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
+        passive = bpl.PassiveRules(frozen, with_theta, optimiser=bpl.Adam(config.eta_synthesiser))
+        epochs = -(-config.frozen_batches // task.batches_per_epoch)
+        frozen.fit(task, epochs=epochs, stop_at=config.frozen_batches, recorder=passive, **learn)
+        theta = passive.theta
+    probe = next(task.batches(np.random.default_rng(0), config.patterns, "test"))
+    found = bpl.compare(circuit, readout, probe, rules, theta=theta)
+    results: dict[str, Any] = {key: found[key].values for key in ("cosine", "norm_ratio", "credit_cosine")}
+    epochs = -(-config.batches // task.batches_per_epoch)
+    for name in config.rules:
+        task, circuit, readout = build(config, seed)
+        optimiser = {
+            "psi": bpl.Adam(config.eta),
+            "phi": bpl.Adam(config.eta),
+            "theta": bpl.Adam(config.eta_synthesiser),
+        }
+        trainer = bpl.Trainer(circuit, readout, make(config, name, circuit, "sweep"), optimiser=optimiser, seed=seed)
+        results["start"] = trainer.evaluate(task)["loss"]
+        trainer.fit(task, epochs=epochs, stop_at=config.batches, **learn)
+        results[f"loss.{name}"] = trainer.evaluate(task)["loss"]
+    return results
+
+
+def run(config: Config, folder: RunFolder) -> None:
+    """Run it and write everything."""
+    _, circuit, _ = build(config, 0)
+    said = {name: make(config, name, circuit) for name in config.rules}  # a wrong name is an error now
+    found = [
+        folder.remember(f"seed={seed}", lambda seed=seed: one(config, seed))
+        for seed in track(range(config.seeds), "rules")
+    ]
+    blocks = ["psi", *circuit.layout]
+    stack = lambda key: np.stack([f[key] for f in found])  # noqa: E731
+    loss = np.array([[float(f[f"loss.{name}"]) for name in config.rules] for f in found])
+    record = xr.Dataset(
+        {
+            "cosine": (("seed", "rule", "parameter"), stack("cosine")),
+            "norm_ratio": (("seed", "rule", "parameter"), stack("norm_ratio")),
+            "credit_cosine": (("seed", "rule", "step"), stack("credit_cosine")),
+            "loss": (("seed", "rule"), loss),
+        },
+        {
+            "seed": np.arange(config.seeds), "rule": config.rules, "parameter": blocks,
+            "step": np.arange(config.steps) + 1,
+        },
+    )  # fmt: skip
+    folder.save_recording(record)
+    start = float(np.median([f["start"] for f in found]))
+    folder.add_summary({"start.loss.median": start})
+    table = Table(
+        "rule", "online", "exact", "local", "memory", "time per step", "cosine", "norm", "loss after learning"
+    )
+    for k, (name, rule) in enumerate(said.items()):
+        cosines, ratios = record["cosine"].sel(rule=name, parameter="psi").values, record["norm_ratio"].sel(rule=name)
+        ratio = float(ratios.sel(parameter="psi").median())
+        for key, values in (("cosine", cosines), ("loss", loss[:, k])):
+            for part, figure in (("median", np.median), ("low", np.min), ("high", np.max)):
+                folder.add_summary({f"{name}.{key}.{part}": float(figure(values))})
+        folder.add_summary({f"{name}.norm_ratio.median": ratio})
+        yes = ["yes" if getattr(rule, key) else "no" for key in ("online", "exact", "local")]
+        table.add_row(
+            name, *yes, rule.memory, rule.time, f"{np.median(cosines):.2f}", f"{ratio:.2g}",
+            f"{np.median(loss[:, k]):.3f} ({loss[:, k].min():.3f}–{loss[:, k].max():.3f})",
+        )  # fmt: skip
+    fig, axes = plotting.figure(1, 2, figsize=(12, 4.5))
+    plotting.plot_comparison(axes[0], record)
+    folder.save_figure(fig, "rules")
+    console = Console(width=150)
+    console.print(table)
+    console.print(f"loss before learning {start:.3f}; medians over {config.seeds} seeds, range in brackets")

@@ -1,0 +1,109 @@
+"""Rules side by side, at once and passively."""
+
+import numpy as np
+import pytest
+from truth import case
+
+import bpl_neuro as bpl
+from bpl_neuro import plotting, reference
+from bpl_neuro.analysis import cosine
+from bpl_neuro.rules import RULES
+
+
+def some(circuit, unit):
+    return {
+        "BPTT": bpl.BPTT(circuit),
+        "RTRL": bpl.RTRL(circuit),
+        "now": bpl.Immediate(circuit),
+        "e-prop": bpl.EProp(circuit),
+        "BP(1)": bpl.BPLambda(unit, trace="sweep"),
+        "BP(0)": bpl.BPLambda(unit, lam=0),
+    }
+
+
+@pytest.mark.parametrize("model", ["adapting", "ei", "lstm"])
+def test_against_the_true_gradient(model):
+    circuit, readout, unit, data, theta = case(model, "gaps")
+    rules = some(circuit, unit)
+    found = bpl.compare(circuit, readout, data, rules, theta={"BP(1)": theta})
+    assert found["parameter"].values.tolist() == ["psi", *circuit.layout]
+    for exact in ("BPTT", "RTRL"):
+        np.testing.assert_allclose(found["cosine"].sel(rule=exact), 1, atol=1e-9)
+        np.testing.assert_allclose(found["norm_ratio"].sel(rule=exact), 1, atol=1e-9)
+    run = reference.trajectory(circuit, readout, data)
+    true_credit, true = reference.bptt(run)
+    for label, own in (("now", None), ("BP(1)", theta), ("BP(0)", None)):
+        outcome = bpl.batch_updates(circuit, readout, rules[label], data, own, signals=True)
+        gradient = outcome.gradients["psi"]
+        one = found.sel(rule=label)
+        assert float(one["cosine"].sel(parameter="psi")) == pytest.approx(float(cosine(gradient, true)))
+        ratio = np.linalg.norm(gradient) / np.linalg.norm(true)
+        assert float(one["norm_ratio"].sel(parameter="psi")) == pytest.approx(ratio)
+        each = cosine(outcome.signals["credit"], true_credit)
+        for t, row in enumerate(each):
+            assert (one["credit_cosine"][t].isnull() and np.isnan(row).all()) or float(
+                one["credit_cosine"][t]
+            ) == pytest.approx(row[~np.isnan(row)].mean())
+    assert found["credit_cosine"].sel(rule="BPTT").isnull().all()
+    assert found.attrs["e-prop.local"] == "True" and found.attrs["BPTT.online"] == "False"
+    text = bpl.comparison_table(found)
+    assert text.row_count == len(rules)
+    _, axes = plotting.figure(1, 2)
+    left, right = bpl.plot_comparison(axes[0], found)
+    assert len(left.patches) == len(rules) and len(right.get_legend().get_texts()) == 3
+
+
+def test_the_noise_is_the_same_for_all():
+    circuit, readout, _, data, _ = case("cerebellar", "gaps")
+    rules = {"BPTT": bpl.BPTT(circuit), "RTRL": bpl.RTRL(circuit)}
+    found = bpl.compare(circuit, readout, data, rules, noise=3)
+    np.testing.assert_allclose(found["cosine"].sel(rule="RTRL", parameter="psi"), 1, atol=1e-12)
+    quiet, noisy = (
+        bpl.compare(circuit, readout, data, [bpl.Immediate(circuit)], noise=noise)["cosine"] for noise in (None, 3)
+    )
+    assert not quiet.equals(noisy)
+
+
+@pytest.mark.parametrize("schedule", ["step", "trial"])
+def test_passive_rules_see_what_they_would_have_done(schedule):
+    def make():
+        circuit = bpl.Circuit("adapting", 4, 2, seed=0)
+        rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.5)
+        return bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule=schedule)
+
+    task = bpl.TargetReaching(steps=5, inputs=2, batches_per_epoch=6)
+    common = {"batch_size": 3, "validate": False, "progress": False}
+    watched, alone = make(), make()
+    rules = some(watched.circuit, watched.rule.synthesiser)
+    passive = bpl.PassiveRules(watched, rules, every=2)
+    watched.fit(task, recorder=passive, **common)
+    alone.fit(task, **common)
+    assert (watched.circuit.psi == alone.circuit.psi).all()  # it only looks on
+    found = passive.result()
+    assert found["batch"].values.tolist() == [1, 3, 5]
+    psi = found.sel(parameter="psi")
+    np.testing.assert_allclose(psi["cosine"].sel(rule="BPTT"), 1, atol=1e-12)
+    if schedule == "trial":
+        np.testing.assert_allclose(psi["cosine"].sel(rule="RTRL"), 1, atol=1e-12)
+        before = make()
+        batch = next(task.batches(np.random.default_rng([0, 0]), 3, "train"))
+        first = bpl.compare(before.circuit, before.readout, batch, some(before.circuit, before.rule.synthesiser))
+        np.testing.assert_allclose(psi["cosine"].isel(batch=0), first["cosine"].sel(parameter="psi"), atol=1e-12)
+    assert (passive.theta["BP(1)"] != 0).any()
+
+
+def test_wrong_use():
+    circuit, readout, unit, data, _ = case("adapting")
+    with pytest.raises(bpl.ValidationError, match="same name"):
+        bpl.compare(circuit, readout, data, [bpl.BPTT(circuit), bpl.BPTT(circuit)])
+    with pytest.raises(bpl.ValidationError, match="Rule"):
+        bpl.compare(circuit, readout, data, {"a": 3})
+    with pytest.raises(bpl.ValidationError, match="another circuit"):
+        bpl.compare(circuit, readout, data, [bpl.BPTT(bpl.Circuit("linear", 4, 2))])
+    late = bpl.Trainer(circuit, readout, bpl.BPLambda(unit), error_delay=1)
+    with pytest.raises(bpl.ValidationError, match="error_delay"):
+        bpl.PassiveRules(late, [bpl.BPTT(circuit)])
+    trainer = bpl.Trainer(circuit, readout, bpl.BPLambda(unit))
+    with pytest.raises(bpl.ValidationError, match="train first"):
+        bpl.PassiveRules(trainer, [bpl.BPTT(circuit)]).result()
+    assert set(RULES) == {rule.name for rule in RULES.values()}
