@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bpl_neuro.checks import generator
+from bpl_neuro.checks import generator, real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
@@ -19,7 +19,7 @@ from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
 from bpl_neuro.trainer import Trainer
 
-__all__ = ["alignment", "causality", "cosine", "synapse_trace", "true_later_gradient"]
+__all__ = ["alignment", "causality", "cosine", "principal_subspace", "synapse_trace", "true_later_gradient"]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -75,7 +75,9 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
     g = np.stack([host(s.signals["g"]) for s in steps]).astype(float)
     z = np.stack([host(rule.synthesiser.z(s.transition)) for s in steps]).astype(float)
     going_on = ~np.stack([host(s.end) for s in steps])
-    fit = np.linalg.lstsq(z[going_on], G[going_on], rcond=None)[0]
+    P = rule.synthesiser.P
+    P = np.eye(G.shape[-1]) if P is None else host(P).astype(float)
+    fit = np.linalg.lstsq(z[going_on], G[going_on] @ P, rcond=None)[0] @ P.T
     best = np.where(going_on[..., None], z @ fit, 0)
     keep = going_on.any(axis=1)
     found, optimum = (np.where(going_on, cosine(v + c, G + c), np.nan)[keep] for v in (g, best))
@@ -151,6 +153,30 @@ def _parameters_after_each_step(trainer: Trainer, batch: Batch, names: Sequence[
     return seen
 
 
+def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
+    """The directions in which errors vary most: P (n, d) for `Synthesiser(circuit, subspace=P)`.
+
+    Parameters
+    ----------
+    errors : (…, n) array
+        Observed errors, like `true_later_gradient` of some trials; zero vectors do not count.
+    dimension : int
+        d.
+
+    Returns
+    -------
+    (n, d) array
+        The first right singular vectors (not centred: g must reach the errors themselves), largest first.
+    """
+    rows = real_array("errors", errors).astype(float)
+    rows = rows.reshape(-1, rows.shape[-1])
+    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= rows.shape[1]:
+        raise ValidationError(f"`dimension` must lie in 1 … {rows.shape[1]}, got {dimension!r}")
+    if not np.isfinite(rows).all():
+        raise ValidationError("`errors` must be finite")
+    return np.linalg.svd(rows.T @ rows, hermitian=True)[0][:, :dimension]
+
+
 def synapse_trace(
     circuit: Circuit,
     readout: Readout,
@@ -182,6 +208,8 @@ def synapse_trace(
     """
     s = rule.synthesiser
     a, j = synapse
+    if s.P is not None:
+        raise ValidationError("in a subspace a synthesiser unit belongs to no state of the circuit: nothing to draw")
     if not (0 <= a < s.n and 0 <= j < s.m):
         raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {synapse}")
     if not 0 <= trial < batch.size:

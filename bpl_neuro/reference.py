@@ -209,11 +209,11 @@ def _row(v: np.ndarray, J: np.ndarray) -> np.ndarray:
 def synthesiser_gradient(synthesiser: Synthesiser, error: np.ndarray, z: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Σ_B error ∂g/∂θ, written out: [a, j] = Σ_b error[b, a] φ'[b, a] z[b, j], and the chain rule once more for Q."""
     response = synthesiser(z, theta)
-    error = error * response.slope
+    error = (error if synthesiser.P is None else np.einsum("bi,ia->ba", error, synthesiser.P)) * response.slope
     output = np.einsum("ba,bj->aj", error, response.z)
     if not synthesiser.plastic_expansion:
         return output
     weights = synthesiser.layout.views(theta)["output"]
     at_hidden = np.einsum("ba,ah->bh", error, weights[:, :-1]) * response.hidden_slope
-    hidden = np.einsum("bh,bk->hk", at_hidden, z) * (synthesiser.Q != 0)
+    hidden = np.einsum("bh,bk->hk", at_hidden, z) * synthesiser.exists
     return np.concatenate([output.ravel(), hidden.ravel()])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import generator, instance, real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations, read_equations
@@ -59,6 +59,12 @@ class Synthesiser:
         random Q. The model's ``[synthesiser.expansion]`` by default; 0 for none.
     fan_in : int, optional
         Inputs of each expansion unit; the model's, or 4.
+    subspace : array (n, d) or {"random", "learned"}, optional
+        Predict the error in d dimensions only: g = φ(θ z) Pᵀ with θ (d, m) and the orthonormal columns of P, as from
+        `bpl_neuro.analysis.principal_subspace`; "random" draws P; "learned" makes it part of θ, as the output weights
+        of a plastic layer of d linear units that see everything (fixed traces of its own: "full" and "sweep" only).
+    dimension : int, optional
+        d, for "random" and "learned".
     plastic_expansion : bool, optional
         Q learns as well, where it has a synapse: it is then part of θ. The model's, or False.
     seed : int or numpy.random.Generator
@@ -67,15 +73,19 @@ class Synthesiser:
 
     Attributes
     ----------
-    n, m : int
-        Outputs (= size of the circuit's flat state) and size of z.
+    n, d, m : int
+        Outputs (= size of the circuit's flat state), units that predict (n, or fewer in a subspace), and size of z.
     k : int
         Size of what `z` returns: m, or with a plastic expansion layer the size of [s; x; 1].
     layout : Layout
-        Blocks of θ: ``"output"`` (n, m) and, where it is plastic, ``"expansion"`` (H, k). θ is an (n, m) array, or a
+        Blocks of θ: ``"output"`` (d, m) and, where it is plastic, ``"expansion"`` (H, k). θ is a (d, m) array, or a
         flat one if there are two blocks.
+    P : (n, d) array or None
+        The subspace.
     Q : (H, k) array or None
         Weights of the expansion layer at the start.
+    exists : (H, k) array
+        1 where a plastic expansion layer has a synapse or a bias, else 0.
     linear : bool
         True when φ is the identity up to a constant factor.
     """
@@ -89,6 +99,8 @@ class Synthesiser:
         expansion: int | None = None,
         fan_in: int | None = None,
         plastic_expansion: bool | None = None,
+        subspace: Any = None,
+        dimension: int | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
@@ -101,18 +113,30 @@ class Synthesiser:
         self.n = circuit.n
         seen = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.inputs
         self.Q: Any = None
-        self._expand(seen, expansion, fan_in, seed)
+        rng = generator("seed", seed)
+        self.P = self._subspace(subspace, dimension, rng)
+        self.d = self.n if self.P is None else self.P.shape[1]
+        if isinstance(subspace, str) and subspace == "learned":
+            if expansion or plastic_expansion is False:
+                raise ValidationError('`subspace` = "learned" is a plastic layer itself: leave `expansion` out')
+            self._expand(seen, dimension, seen, rng, linear=True)
+            plastic_expansion = True
+        else:
+            self._expand(seen, expansion, fan_in, rng)
         if plastic_expansion is None:
             plastic_expansion = bool(spec.expansion and spec.expansion.plastic)
         if not isinstance(plastic_expansion, bool):
             raise ValidationError(f"`plastic_expansion` must be True or False, got {plastic_expansion!r}")
         self.plastic_expansion = plastic_expansion and self.Q is not None
+        if self.plastic_expansion and self.P is not None:
+            raise ValidationError("`subspace` with a plastic expansion layer is not there; use a fixed one")
         self.m = (seen if self.Q is None else len(self.Q)) + 1
         self.k = seen + 1 if self.plastic_expansion else self.m
-        blocks = {"output": (self.n, self.m)}
+        blocks = {"output": (self.d, self.m)}
         if self.plastic_expansion:
             blocks["expansion"] = (self.m - 1, seen + 1)
-            self._exists = circuit.xp.asarray(self.Q != 0, circuit.dtype)
+            self.exists = circuit.xp.asarray(self.Q != 0, circuit.dtype)
+            self.exists[:, -1] = 1
         self.layout = Layout(blocks)
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
@@ -123,7 +147,7 @@ class Synthesiser:
     def initial_theta(self) -> Any:
         """θ = 0: no synthetic gradient before anything was learned; a plastic expansion layer starts at Q."""
         if not self.plastic_expansion:
-            return self.circuit.xp.zeros((self.n, self.m), self.circuit.dtype)
+            return self.circuit.xp.zeros((self.d, self.m), self.circuit.dtype)
         theta = self.circuit.xp.zeros(self.layout.size, self.circuit.dtype)
         self.layout.views(theta)["expansion"][...] = self.Q
         return theta
@@ -142,7 +166,7 @@ class Synthesiser:
         """g = φ(θ z), with its derivatives. `z` (B, k) is what `z` returned."""
         if not self.plastic_expansion:
             g, slope = self._unit([z @ theta.T], self._constants)
-            return Response(g, slope, z, z)
+            return Response(g if self.P is None else g @ self.P.T, slope, z, z)
         weights = self.layout.views(theta)
         q, hidden_slope = self._granule([z @ weights["expansion"].T], self._granule_constants)
         received = self._with_one(q)
@@ -151,30 +175,37 @@ class Synthesiser:
 
     def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
         """gain · Σ_B v · ∂g/∂θ, of the shape of θ: Σ_B (v·φ')ᵀ z, and Σ_B ((v·φ') θ · q')ᵀ [s; x; 1] for Q."""
-        v = v * (gain * response.slope)
+        v = self.project(v) * (gain * response.slope)
         output = v.T @ response.z
         if not self.plastic_expansion:
             return output
         hidden = ((v @ response.back) * response.hidden_slope).T @ response.seen
         return self.join(output, hidden)
 
+    def project(self, v: Any) -> Any:
+        """An error (B, n) as the units that predict see it, v P: (B, d)."""
+        return v if self.P is None else v @ self.P
+
     def join(self, output: Any, expansion: Any) -> Any:
         """A flat gradient of θ from its two blocks, 0 where Q has no synapse."""
         flat = self.circuit.xp.empty(self.layout.size, output.dtype)
         views = self.layout.views(flat)
-        views["output"][...], views["expansion"][...] = output, expansion * self._exists
+        views["output"][...], views["expansion"][...] = output, expansion * self.exists
         return flat
 
     def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
         """Add gain · ∂g/∂θ to e (B, n, |θ|), in place."""
         xp, own = self.circuit.xp, gain * response.slope
-        index, size = xp.arange(self.n), self.n * self.m
-        output = e[:, :, :size].reshape(-1, self.n, self.n, self.m)  # a view: splitting an axis copies nothing
-        output[:, index, index] += outer(own, response.z)
+        index, size = xp.arange(self.n), self.d * self.m
+        output = e[:, :, :size].reshape(-1, self.n, self.d, self.m)  # a view: splitting an axis copies nothing
+        if self.P is None:
+            output[:, index, index] += outer(own, response.z)
+        else:
+            output += self.P[:, :, None] * outer(own, response.z)[:, None]
         if self.plastic_expansion:
             through = _column(own) * response.back * _row(response.hidden_slope)
             hidden = e[:, :, size:].reshape(-1, self.n, *self.Q.shape)
-            hidden += through[..., None] * (response.seen[:, None, None, :] * self._exists)
+            hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
 
     def _with_one(self, values: Any) -> Any:
         out = self.circuit.xp.empty((values.shape[0], values.shape[1] + 1), self.circuit.dtype)
@@ -182,7 +213,30 @@ class Synthesiser:
         out[:, -1] = 1
         return out
 
-    def _expand(self, seen: int, size: int | None, fan_in: int | None, seed: int | np.random.Generator) -> None:
+    def _subspace(self, given: Any, dimension: int | None, rng: np.random.Generator) -> Any:
+        """P, or None."""
+        if given is None or isinstance(given, str):
+            if given not in (None, "random", "learned"):
+                raise ValidationError(f'`subspace` must be an array (n, d), "random" or "learned", got {given!r}')
+            if (given is None) != (dimension is None):
+                raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
+            if given is None:
+                return None
+            if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= self.n:
+                raise ValidationError(f"`dimension` must lie in 1 … {self.n}, got {dimension!r}")
+            if given == "learned":
+                return None
+            given = np.linalg.qr(rng.normal(size=(self.n, dimension)))[0]
+        P = real_array("subspace", given).astype(float)
+        if P.ndim != 2 or len(P) != self.n or not 1 <= P.shape[1] <= self.n:
+            raise ValidationError(f"`subspace` must have shape ({self.n}, d), got {P.shape}")
+        if not np.allclose(P.T @ P, np.eye(P.shape[1]), atol=1e-6):
+            raise ValidationError("`subspace` must have orthonormal columns; numpy.linalg.qr makes them")
+        return self.circuit.xp.asarray(P, self.circuit.dtype)
+
+    def _expand(
+        self, seen: int, size: int | None, fan_in: int | None, rng: np.random.Generator, linear: bool = False
+    ) -> None:
         """Draw the weights of the expansion layer."""
         model, spec = self.circuit.model, self.circuit.model.spec.synthesiser.expansion
         size = (spec.size if spec else 0) if size is None else size
@@ -193,14 +247,16 @@ class Synthesiser:
             return
         if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= seen:
             raise ValidationError(f"`fan_in` must lie in 1 … {seen} (what there is to see), got {fan_in!r}")
-        rng = generator("seed", seed)
         Q, bound = np.zeros((size, seen + 1)), np.sqrt(3 / fan_in)
         for row in Q:
             row[rng.choice(seen, fan_in, replace=False)] = rng.uniform(-bound, bound, fan_in)
         Q[:, -1] = rng.uniform(-1, 1, size)
         xp = self.circuit.xp
+        unit, values = model.expansion or (granule(), {})
+        if linear:
+            Q[:, -1] = 0
+            unit, values = granule("v"), {}
         self.Q = xp.asarray(Q, self.circuit.dtype)
-        unit, values = model.expansion or (default_granule(), {})
         _, inputs, constants = unit.symbols
         self._granule = array_function("granule", [inputs, constants], [unit.rate, unit.rate_slope()], xp)
         self._granule_constants = [values[p] for p in unit.parameters] + [model.dt]
@@ -221,6 +277,6 @@ def _row(factor: Any) -> Any:
     return factor[:, None, :] if getattr(factor, "ndim", 0) else factor
 
 
-def default_granule() -> NeuronEquations:
-    """A threshold-linear unit."""
-    return read_equations("q = clip(v, 0, inf) : 1\nv : 1", rate="q", inputs=["v"], where="expansion", stateless=True)
+def granule(rate: str = "clip(v, 0, inf)") -> NeuronEquations:
+    """A threshold-linear unit, or another."""
+    return read_equations(f"q = {rate} : 1\nv : 1", rate="q", inputs=["v"], where="expansion", stateless=True)

@@ -30,7 +30,7 @@ def case(model, loss="every", seed=0, B=3, T=6, **synthesiser):
         end[1, -1] = False
     data = bpl.Batch(rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), mask, end)
     theta = unit.initial_theta()
-    (theta if theta.ndim == 2 else unit.layout.views(theta)["output"])[...] = rng.normal(size=(unit.n, unit.m)) * 0.3
+    (theta if theta.ndim == 2 else unit.layout.views(theta)["output"])[...] = rng.normal(size=(unit.d, unit.m)) * 0.3
     return circuit, readout, unit, data, theta
 
 

@@ -224,6 +224,8 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
             f'"trace" cannot be recorded: {reason}; BPLambda(…, trace="full") holds it (with the numbers of "sweep"), '
             '"local", "leak" and "model" hold theirs'
         )
+    if rule.synthesiser.P is not None:
+        raise ValidationError('"trace" cannot be recorded in a subspace: its units belong to no state of the circuit')
     n, m = rule.synthesiser.n, rule.synthesiser.m
     try:
         pairs = [[operator.index(a), operator.index(j)] for a, j in given]

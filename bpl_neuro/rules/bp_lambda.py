@@ -39,7 +39,7 @@ class BPLambda(Rule):
         Discount γ and trace decay λ per step, in [0, 1]; or time constants like ``"50*ms"``: γ = exp(−dt/τ).
     sg_weight : float
         κ ≥ 0: weight of the synthetic gradient in the circuit's credit; it never enters the TD target.
-    trace : {"full", "sweep", "local", "leak", "model"}
+    trace : {"full", "sweep", "local", "leak", "model", "reduced"}
         How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
         price of a backward pass.
     feedback : str or Feedback

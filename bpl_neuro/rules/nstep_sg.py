@@ -45,7 +45,7 @@ class NStepSG(Rule):
     name = "nstep_sg"
     needs_synthesiser = True
     online, exact, local = False, False, False
-    memory, time = "B·n_steps·(n + factors)", "2 P·N² + |θ|"
+    memory, time = "B·T·(n + factors)", "2 P·N² + |θ|"
     schedules = ("trial",)
 
     def __init__(

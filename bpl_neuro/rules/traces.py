@@ -8,6 +8,7 @@ sweep   yes    B·T·(n + factors)          parameters frozen during a trial
 local   no     B·|θ|·S                    one number per synapse and state of its unit
 leak    no     B·m, or B·|θ| (nonlinear)  γλ alone in the place of γλ J
 model   no     B·m                        the trace equation of the model file
+reduced no     B·d·|θ|                    a synthesiser that predicts within a subspace of d dimensions
 ======  =====  =========================  ==========================================
 
 One interface: `collect` gives Σ_B δ e (step 3 of the algorithm), `step` moves the trace on (step 4) and `restart`
@@ -26,7 +27,7 @@ from bpl_neuro.rules.base import Carry
 from bpl_neuro.synthesiser import Response, Synthesiser, outer
 from bpl_neuro.transition import Transition
 
-__all__ = ["TRACES", "FullTrace", "LeakTrace", "LocalTrace", "ModelTrace", "SweepTrace", "Trace"]
+__all__ = ["TRACES", "FullTrace", "LeakTrace", "LocalTrace", "ModelTrace", "ReducedTrace", "SweepTrace", "Trace"]
 
 
 class Trace(ABC):
@@ -79,7 +80,7 @@ class FullTrace(Trace):
     def collect(self, carry: Carry, delta: Any) -> Any:
         e, s = carry["e"], self.synthesiser
         total = delta.reshape(-1) @ e.reshape(-1, e.shape[-1])
-        return total if s.plastic_expansion else total.reshape(s.n, s.m)
+        return total if s.plastic_expansion else total.reshape(s.d, s.m)
 
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         e = transition.jvp(carry["e"])
@@ -129,7 +130,7 @@ class OwnTrace(Trace):
         return carry
 
     def collect(self, carry: Carry, delta: Any) -> Any:
-        output = self.collect_output(carry, delta)
+        output = self.collect_output(carry, self.synthesiser.project(delta))
         if not self.synthesiser.plastic_expansion:
             return output
         arriving = (delta * carry["slope"]) @ carry["back"]
@@ -171,6 +172,13 @@ class LocalTrace(OwnTrace):
 
     memory, time = "B·|θ|·S", "|θ|·S²"
 
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
+        super().__init__(synthesiser, decay, gain)
+        if synthesiser.P is not None:
+            raise ValidationError(
+                '`trace` = "local" needs a synthesiser unit for every state; in a subspace use "reduced" or "leak"'
+            )
+
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
         return {
@@ -208,7 +216,7 @@ class LeakTrace(OwnTrace):
 
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
-        return {"e": s.circuit.xp.zeros((batch, 1 if s.linear else s.n, s.m), s.circuit.dtype)}
+        return {"e": s.circuit.xp.zeros((batch, 1 if s.linear else s.d, s.m), s.circuit.dtype)}
 
     def collect_output(self, carry: Carry, delta: Any) -> Any:
         return (delta[:, :, None] * carry["e"]).sum(axis=0) if carry["e"].shape[1] > 1 else delta.T @ carry["e"][:, 0]
@@ -244,7 +252,7 @@ class ModelTrace(OwnTrace):
         zeros = s.circuit.xp.zeros
         return {
             "e": [zeros((batch, s.m), s.circuit.dtype) for _ in range(self._states)],
-            "slope": s.circuit.xp.ones((batch, s.n), s.circuit.dtype),
+            "slope": s.circuit.xp.ones((batch, s.d), s.circuit.dtype),
         }
 
     def collect_output(self, carry: Carry, delta: Any) -> Any:
@@ -296,9 +304,45 @@ class SweepTrace(Trace):
         return total
 
 
+class ReducedTrace(Trace):
+    """The trace within the synthesiser's subspace P: ê_t = γλ (Pᵀ J_t P) ê_{t−1} + ∂ĝ/∂θ, with δ P.
+
+    d times the parameters instead of n times; exact where J keeps the subspace, and for d = n.
+    """
+
+    exact = False
+    memory, time = "B·d·|θ|", "d²·|θ| + d·P·N²"
+    schedules = ("step", "trial")
+
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
+        super().__init__(synthesiser, decay, gain)
+        if synthesiser.P is None:
+            raise ValidationError('`trace` = "reduced" needs a fixed subspace: Synthesiser(circuit, subspace=P)')
+
+    def init(self, batch: int) -> Carry:
+        s = self.synthesiser
+        return {"e": s.circuit.xp.zeros((batch, s.d, s.layout.size), s.circuit.dtype)}
+
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        e, s = carry["e"], self.synthesiser
+        return (s.project(delta).reshape(-1) @ e.reshape(-1, e.shape[-1])).reshape(s.d, s.m)
+
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        s, xp, e = self.synthesiser, self.synthesiser.circuit.xp, carry["e"]
+        P = xp.broadcast_to(s.P, (e.shape[0], *s.P.shape))
+        new = (self.decay * (s.P.T @ transition.jvp(P))) @ e
+        index = xp.arange(s.d)
+        new.reshape(-1, s.d, s.d, s.m)[:, index, index] += outer(self.gain * response.slope, response.z)
+        return {"e": new}
+
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        return {"e": _cleared(carry["e"], end)} if end.any() else carry
+
+
 TRACES: dict[str, type[Trace]] = {
     "full": FullTrace,
     "sweep": SweepTrace,
+    "reduced": ReducedTrace,
     "local": LocalTrace,
     "leak": LeakTrace,
     "model": ModelTrace,
