@@ -80,7 +80,7 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
     ----------
     axes : two matplotlib Axes
         Bars of the cosine with the true gradient, the ratio of the norms written beside; cosine of the credit against
-        step, for the rules that give one.
+        step, for the rules that give one at more than one step; the bars of the others are grey.
     found : Dataset
         May have a dimension ``seed``; medians are drawn.
     """
@@ -88,18 +88,22 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
     rules = [str(rule) for rule in one["rule"].values]
     whole = one.sel(parameter="psi")
     y = np.arange(len(rules))[::-1]
-    colours = [COLOURS[k % len(COLOURS)] for k in range(len(rules))]
+    gives = one["credit_cosine"].notnull().sum("step").values > 1
+    own = iter(COLOURS * len(rules))
+    colours = [next(own) if given else "0.6" for given in gives]
     axes[0].barh(y, whole["cosine"].values, color=colours)
     for row, ratio in zip(y, whole["norm_ratio"].values, strict=True):
         axes[0].text(1.03, row, f"{ratio:.2g} ×", va="center", fontsize=8)
     axes[0].set(yticks=y, yticklabels=rules, xlim=(min(0, float(whole["cosine"].min())) - 0.02, 1.02))
     axes[0].set(xlabel="cosine with the true gradient   (norm ratio →)")
     for k, rule in enumerate(rules):
-        credit = one["credit_cosine"].sel(rule=rule)
-        if credit.notnull().any():
-            axes[1].plot(one["step"], credit, "o-", ms=3, color=colours[k], label=rule)
+        if gives[k]:  # drawn ever thinner: rules may give the same
+            width = 5 - 4 * gives[: k + 1].sum() / gives.sum()
+            axes[1].plot(one["step"], one["credit_cosine"].sel(rule=rule), "o-", ms=3, lw=width, color=colours[k])
+            axes[1].lines[-1].set_label(rule)
     axes[1].axhline(0, color="grey", lw=0.6)
     axes[1].set(xlabel="step", ylabel="cosine of the credit with c + G")
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
     _legend_beside(axes[1])
     return axes
 

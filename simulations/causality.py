@@ -25,6 +25,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.rules import RULES
 
 
 class Config(SimulationConfig):
@@ -40,13 +41,16 @@ class Config(SimulationConfig):
     changed_after: int = 20
     trials: int = 5
     traces: list[str] = ["full", "local", "leak", "model", "sweep"]
+    rules: list[str] = ["bp_lambda_eprop", "eprop", "rflo", "snap1", "rtrl", "immediate", "bptt"]
 
 
-def learner(config: Config, trace: str) -> bpl.Trainer:
+def learner(config: Config, name: str, **options: Any) -> bpl.Trainer:
     """A trainer that updates at every step, where its rule can."""
     circuit = bpl.Circuit(config.model, {"exc": config.exc, "inh": config.inh}, 3, radius=0.9, seed=config.seed)
     readout = bpl.Readout(circuit, 2, population="exc", seed=config.seed + 1)
-    rule = bpl.BPLambda(bpl.Synthesiser(circuit, expansion=config.expansion), gamma="100*ms", lam="100*ms", trace=trace)
+    if RULES[name].needs_synthesiser:
+        options |= {"gamma": "100*ms", "lam": "100*ms"}
+    rule = bpl.make_rule(name, bpl.Synthesiser(circuit, expansion=config.expansion), **options)
     return bpl.Trainer(circuit, readout, rule, schedule="step" if "step" in rule.schedules else "trial")
 
 
@@ -56,11 +60,12 @@ def run(config: Config, folder: RunFolder) -> None:
     shape = (config.trials, config.steps)
     batch = bpl.Batch(rng.normal(size=(*shape, 3)), rng.normal(size=(*shape, 2)))
     found, online = {}, {}
-    for trace in config.traces:
-        trainer = learner(config, trace)
-        found[f"BP(λ), {trace} trace"] = analysis.causality(trainer, batch, config.changed_after, config.seed)
-        online[f"BP(λ), {trace} trace"] = trainer.rule.online
-    record = xr.concat(found.values(), xr.IndexVariable("rule", list(found)))
+    trainers = {f"BP(λ), {trace} trace": learner(config, "bp_lambda", trace=trace) for trace in config.traces}
+    trainers |= {name: learner(config, name) for name in config.rules}
+    for name, trainer in trainers.items():
+        found[name] = analysis.causality(trainer, batch, config.changed_after, config.seed)
+        online[name] = trainer.rule.online
+    record = xr.concat(found.values(), xr.IndexVariable("rule", list(found)), join="outer")
     folder.save_recording(record)
     t = config.changed_after
     table = Table("rule", "online", f"Ψ moved by step {t}", f"θ moved by step {t}", "difference by then", "… after")
@@ -74,12 +79,13 @@ def run(config: Config, folder: RunFolder) -> None:
         if online[name]:
             holds &= bool((moved > 0).all() and (early == 0).all() and (late > 0).all())
         table.add_row(
-            name, "yes" if online[name] else "no: waits", *(f"{moved.sel(parameter=p):.3g}" for p in ("psi", "theta")),
+            name, "yes" if online[name] else "no: waits",
+            *(f"{moved.sel(parameter=p):.3g}" if p in moved["parameter"] else "–" for p in ("psi", "theta")),
             f"{early.max():.3g}", f"{late.max():.3g}",
         )  # fmt: skip
     folder.add_summary({"claim.online": holds})
     draw(config, folder, found)
-    console = Console()
+    console = Console(width=120)
     console.print(table)
     console.print(f"claim.online: {'yes' if holds else 'no'}")
 
@@ -89,8 +95,11 @@ def draw(config: Config, folder: RunFolder, found: dict[str, xr.Dataset]) -> Non
     fig, axes = plotting.figure(1, 2, figsize=(11, 3.6))
     for ax, parameter, symbol in zip(axes[0], ("psi", "theta"), ("Ψ, circuit", "θ, synthesiser"), strict=True):
         for k, (name, one) in enumerate(found.items()):
+            if parameter not in one["parameter"]:
+                continue
             line = one["difference"].sel(parameter=parameter)
-            ax.plot(one["step"], line, "o-", ms=3, color=plotting.COLOURS[k % len(plotting.COLOURS)], label=name)
+            style = "o-" if k < len(plotting.COLOURS) else "x--"
+            ax.plot(one["step"], line, style, ms=3, color=plotting.COLOURS[k % len(plotting.COLOURS)], label=name)
         ax.set_yscale("symlog", linthresh=1e-6)
         ax.set_ylim(-2e-7, 1)
         ax.axvline(config.changed_after + 0.5, color="grey", ls=":", lw=1)
@@ -98,5 +107,6 @@ def draw(config: Config, folder: RunFolder, found: dict[str, xr.Dataset]) -> Non
     axes[0, 0].set_ylabel("largest difference between the copies")
     axes[0, 0].text(config.changed_after, 0.9, "same trial  ", transform=axes[0, 0].get_xaxis_transform(), ha="right")
     axes[0, 0].text(config.changed_after + 1, 0.9, "  other trial", transform=axes[0, 0].get_xaxis_transform())
-    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    axes[0, 1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     folder.save_figure(fig, "causality")

@@ -148,7 +148,7 @@ def run(config: Config, folder: RunFolder) -> None:
         yes = ["yes" if getattr(rule, key) else "no" for key in ("online", "exact", "local")]
         table.add_row(
             name, *yes, rule.memory, rule.time, f"{np.median(cosines):.2f}", f"{ratio:.2g}",
-            f"{np.median(loss[:, k]):.3f} ({loss[:, k].min():.3f}–{loss[:, k].max():.3f})",
+            f"{np.median(loss[:, k]):.2g} ({loss[:, k].min():.2g}–{loss[:, k].max():.2g})",
         )  # fmt: skip
     fig, axes = plotting.figure(1, 2, figsize=(12, 4.5))
     plotting.plot_comparison(axes[0], record)

@@ -1,13 +1,15 @@
 """Every credit rule: held to the slow truth, to each other, and to what makes it wrong."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from truth import LOSSES, MODELS, case, of_plastic, off
 
 import bpl_neuro as bpl
-from bpl_neuro import reference
+from bpl_neuro import analysis, reference
 from bpl_neuro.rules import RULES, eligibility
 from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
 
@@ -420,3 +422,34 @@ def test_the_self_synapse_block_is_that_of_the_jacobian():
         index = np.arange(circuit.populations[0].N) * S
         np.testing.assert_allclose(np.broadcast_to(value, (3, len(index))), J[:, index + k, index + j], atol=1e-14)
     assert of_plastic(circuit, np.ones(circuit.layout.size)).all()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in RULES if name not in ("bptt", "truncated_bptt", "nstep_sg", "lambda_sg")]
+)
+def test_every_online_rule_knows_nothing_of_what_comes(name):
+    circuit = bpl.Circuit("cerebellar", {"exc": 5, "inh": 3}, 2, seed=0)
+    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), bpl.make_rule(name, circuit), schedule="step")
+    rng = np.random.default_rng(0)
+    found = analysis.causality(trainer, bpl.Batch(rng.normal(size=(3, 8, 2)), rng.normal(size=(3, 8, 2))), step=5)
+    early = found.sel(step=slice(None, 5))
+    assert (early["difference"] == 0).all() and (early["moved"].max("step") > 0).all()
+    assert (found["difference"].isel(step=-1) > 0).all()
+
+
+def test_the_example_of_the_documentation():
+    page = Path(bpl.__file__).parents[1] / "docs/write_a_rule.md"
+    if not page.is_file():
+        pytest.skip("not in a source tree")
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, str(page), "exec"), names)
+    circuit, readout, _, data, _ = case("adapting", "gaps")
+    run = reference.trajectory(circuit, readout, data)
+    expected = 0
+    for t, transition in enumerate(run.transitions):
+        expected = expected + transition.parameter_gradient(run.c[t])
+        if t:
+            back = transition.vjp(run.c[t]) * ~run.end[t - 1][:, None]
+            expected = expected + run.transitions[t - 1].parameter_gradient(back)
+    assert off(updates(names["TwoStepRTRL"](circuit), circuit, readout, data)["psi"], expected) < EXACT

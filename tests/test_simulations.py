@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import bpl_neuro as bpl
 from bpl_neuro import experiment
 from bpl_neuro.cli import app
+from bpl_neuro.rules import RULES
 
 runner = CliRunner()
 TINY = ["--set", "batches=3", "--set", "learning_epochs=1", "--set", "batches_per_epoch=2", "--set", "units=5"]
@@ -81,7 +82,7 @@ def test_nothing_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "target-raeching"], "target-reaching, row-mnist|row-mnist, target-reaching"),
+        (["run", "target-raeching"], "row-mnist, rules, target-reaching"),
         (["run", "../../etc"], "there is no simulation"),
         (["run", "target-reaching", "--set", "lamz=1"], "no setting 'lamz'"),
         (["run", "target-reaching", "--set", "lams"], "key=value"),
@@ -169,6 +170,40 @@ def test_halving_dt_is_of_first_order(tmp_path):
     summary, _, _ = check_run(tmp_path / "run")
     assert summary["claim.first_order.psi"] and summary["claim.first_order.theta"]
     assert summary["theta.dt=4.change"] > summary["theta.dt=2.change"]
+
+
+def test_theorem_1_holds(tmp_path):
+    invoke("run", "theorem1", "--quick", "--set", 'models=["linear", "adapting"]', "--out", str(tmp_path / "run"))
+    summary, _, _ = check_run(tmp_path / "run")
+    assert summary["claim.slope_one"] and summary["claim.equality"] and summary["linear.lam=0.difference"] < 1e-10
+
+
+def test_every_rule_on_target_reaching(tmp_path):
+    out = tmp_path / "run"
+    settings = ["batches=4", "frozen_batches=4", "units=5", "steps=6", f"rules={json.dumps(list(RULES))}"]
+    result = invoke("run", "rules", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(out))
+    summary, _, record = check_run(out)
+    assert record["rule"].values.tolist() == list(RULES)
+    assert summary["bptt.cosine.median"] == pytest.approx(1) == summary["rtrl.norm_ratio.median"]
+    assert all(name in result.output for name in RULES)
+
+
+def test_alignment_and_bias_leave_everything_behind(tmp_path):
+    settings = ["time_steps=60", "fits=5", "lengths=[4, 6]"]
+    invoke("run", "alignment", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(tmp_path / "a"))
+    summary, _, record = check_run(tmp_path / "a")
+    assert record.sizes["length"] == 2 and summary["T=4.optimum"] == pytest.approx(summary["T=4.class=linear"])
+    invoke("run", "bias-variance", "--quick", "--set", "batches=5", "--out", str(tmp_path / "b"))
+    summary, _, record = check_run(tmp_path / "b")
+    assert float(record["bias2"].sel(noise=0.3, gamma=1, lam=1)) == summary["noise=0.3.gamma=1.lam=1.bias2"] > 0
+
+
+def test_row_mnist_with_another_rule(tmp_path, mnist_folder):
+    invoke(
+        "run", "row-mnist", "--quick", "--set", "train_size=100", "--set", "units=4", "--set", "rule=nstep_sg",
+        "--set", f"data={json.dumps(str(mnist_folder))}", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    check_run(tmp_path / "run")
 
 
 def test_the_examples_in_the_documentation_run(tmp_path, monkeypatch):
