@@ -198,6 +198,17 @@ def test_alignment_and_bias_leave_everything_behind(tmp_path):
     assert float(record["bias2"].sel(noise=0.3, gamma=1, lam=1)) == summary["noise=0.3.gamma=1.lam=1.bias2"] > 0
 
 
+def test_subspaces_leave_everything_behind(tmp_path):
+    settings = ["batches=5", "dimensions=[1, 6]", "units=6"]
+    invoke("run", "subspaces", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(tmp_path / "run"))
+    summary, _, record = check_run(tmp_path / "run")
+    # In all dimensions the reduced trace is the exact one, and the subspace no longer matters.
+    assert summary["d=6.random"] == pytest.approx(summary["d=6.random, exact trace"])
+    assert summary["d=6.random.optimum"] == pytest.approx(summary["d=6.principal.optimum"])
+    assert summary["d=6.reduced.numbers"] == summary["d=6.full.numbers"]
+    assert record["cosine"].dims == ("d", "seed", "kind")
+
+
 def test_row_mnist_with_another_rule(tmp_path, mnist_folder):
     invoke(
         "run", "row-mnist", "--quick", "--set", "train_size=100", "--set", "units=4", "--set", "rule=nstep_sg",
