@@ -5,12 +5,12 @@ Each run is a process of its own; its peak is what the operating system says. Be
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from memory import peak_of_this_process
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +29,7 @@ def one(batches: int, folder: str | None) -> None:
             trainer.fit(task, recorder=recorder, **common)
     else:
         trainer.fit(task, **common)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_of_this_process())
 
 
 def peak(batches: int, record: bool) -> tuple[float, float]:

@@ -97,6 +97,11 @@ def flatten(tree: Any, prefix: str) -> dict[str, Any]:
         items = tree.items()
     elif isinstance(tree, list):
         items = enumerate(tree)  # type: ignore[assignment]
+    elif not hasattr(tree, "dtype"):
+        raise ValidationError(
+            f"cannot save in the middle of a stream: {prefix} holds a {type(tree).__name__}; a trace that is an array, "
+            'like "full" or "local", can be saved there'
+        )
     else:
         return {prefix: tree}
     return {path: value for key, part in items for path, value in flatten(part, f"{prefix}/{key}").items()}

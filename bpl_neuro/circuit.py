@@ -234,7 +234,24 @@ class Circuit:
         fresh = self.initial_state(1).s
         return self.state(self.xp.where(rows[:, None], fresh, state.s))
 
-    def step(self, state: State, x: Any, *, noise: Any = None, linearise: bool = True) -> Transition:
+    def drive(self, x: Any) -> list[Any]:
+        """What bias and external input add to the summed inputs: (…, B, P, N) per population, for x (…, B, K).
+
+        For many steps at once it is one matrix product; it holds as long as the weights stay what they are.
+        """
+        sums = []
+        for q, pop in enumerate(self._wiring.populations):
+            u = self.xp.zeros((*x.shape[:-1], pop.P, pop.N), self.dtype)
+            u += self.weights[f"bias->{pop.name}"]
+            for synapses in self._wiring.synapses:
+                if synapses.post == q and synapses.pre is None:
+                    self._arrive(u, synapses, x)
+            sums.append(u)
+        return sums
+
+    def step(
+        self, state: State, x: Any, *, noise: Any = None, linearise: bool = True, drive: list[Any] | None = None
+    ) -> Transition:
         """One step s_{t−1} → s_t with its linearisation.
 
         Parameters
@@ -245,9 +262,14 @@ class Circuit:
             Added to the new state; from `draw_noise`.
         linearise : bool
             False leaves A and C empty: for running without learning.
+        drive : list of (B, P, N) arrays, optional
+            That of x, where it was computed before; it is changed.
         """
         wiring, xp = self._wiring, self.xp
-        u = self._summed_inputs(state, x)
+        u = self.drive(x) if drive is None else drive
+        for synapses in wiring.synapses:
+            if synapses.pre is not None:
+                self._arrive(u[synapses.post], synapses, wiring.sent(synapses, state, x))
         s = xp.empty_like(state.s)
         A, C = [], []
         for pop, u_pop in zip(wiring.populations, u, strict=True):
@@ -367,25 +389,14 @@ class Circuit:
                     if key[0] == 0:
                         factors[key] = factors[key] * keep
 
-    def _summed_inputs(self, state: State, x: Any) -> list[Any]:
-        """u per population, (B, P, N)."""
-        u: list[Any] = [None] * len(self._wiring.populations)
-        for synapses in self._wiring.synapses:
-            pop = self._wiring.populations[synapses.post]
-            sent = self._wiring.sent(synapses, state, x)
-            W = self.weights[synapses.key]
-            arriving = (sent @ W.reshape(-1, W.shape[-1]).T).reshape(-1, len(synapses.ports), pop.N)
-            if u[synapses.post] is None:
-                u[synapses.post] = self.xp.zeros((arriving.shape[0], pop.P, pop.N), self.dtype)
-                u[synapses.post] += self.weights[f"bias->{pop.name}"]
-            if len(synapses.ports) == pop.P:
-                u[synapses.post] += arriving
-            else:
-                u[synapses.post][:, list(synapses.ports)] += arriving
-        for q, pop in enumerate(self._wiring.populations):
-            if u[q] is None:
-                u[q] = self.xp.broadcast_to(self.weights[f"bias->{pop.name}"], (x.shape[0], pop.P, pop.N))
-        return u
+    def _arrive(self, u: Any, synapses: Synapses, sent: Any) -> None:
+        """Add what arrives through a group of synapses to summed inputs (…, P, N), in place."""
+        W = self.weights[synapses.key]
+        arriving = (sent @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], len(synapses.ports), W.shape[1])
+        if len(synapses.ports) == u.shape[-2]:
+            u += arriving
+        else:
+            u[..., list(synapses.ports), :] += arriving
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())

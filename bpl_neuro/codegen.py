@@ -104,7 +104,7 @@ def _emit(expr: sp.Expr, names: dict[sp.Symbol, str]) -> str:
     if expr.is_number:
         return f"({float(expr)!r})"
     if isinstance(expr, sp.Add):
-        return "(" + " + ".join(_emit(a, names) for a in expr.args) + ")"
+        return _emit_sum(expr, names)
     if isinstance(expr, sp.Mul):
         return _emit_product(expr, names)
     if isinstance(expr, sp.Pow):
@@ -112,6 +112,16 @@ def _emit(expr: sp.Expr, names: dict[sp.Symbol, str]) -> str:
     head = type(expr).__name__
     call = f"f_{head}" if head in ARRAY_FUNCTIONS else f"x_{_XP_NAMES[head]}"
     return f"{call}({', '.join(_emit(a, names) for a in expr.args)})"
+
+
+def _emit_sum(expr: sp.Add, names: dict[sp.Symbol, str]) -> str:
+    """Subtracting saves the pass over an array that its negation would be."""
+    less = [a for a in expr.args if a.could_extract_minus_sign()]
+    more = [a for a in expr.args if a not in less]
+    if not more:
+        more, less = [less[0]], less[1:]
+    text = " + ".join(_emit(a, names) for a in more)
+    return "(" + "".join([text, *(f" - {_emit(-a, names)}" for a in less)]) + ")"
 
 
 def _emit_product(expr: sp.Mul, names: dict[sp.Symbol, str]) -> str:

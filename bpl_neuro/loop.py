@@ -126,6 +126,7 @@ def run_batch(
     noise: np.random.Generator | None = None,
     error_delay: int = 0,
     rate_penalty: float = 0.0,
+    frozen: bool = False,
 ) -> Outcome:
     """Go through a batch once.
 
@@ -151,6 +152,10 @@ def run_batch(
         Steps by which c_t reaches the rule late. An error still on its way when its trial ends is lost.
     rate_penalty : float
         ρ: adds ½ ρ Σ r² per trial to every step's loss in c, never late; not to the loss that is reported.
+
+    frozen : bool
+        The circuit's parameters stay as they are until the batch has ended: what comes from the input is computed for
+        all steps at once.
 
     Raises
     ------
@@ -181,6 +186,7 @@ def run_batch(
         raise ValidationError(f"the stream has {start.state.s.shape[0]} rows, this piece {B}")
     state, carry, pending = start.state, start.carry, list(start.pending)
     outcome = Outcome()
+    drives = circuit.drive(xp.ascontiguousarray(x.transpose(1, 0, 2))) if frozen else None
 
     def deliver(name: str, gradient: Any, step: int) -> Any:
         try:
@@ -196,7 +202,8 @@ def run_batch(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for t in range(batch.steps):
             added = None if noise is None else circuit.draw_noise(noise, B)
-            transition = circuit.step(state, x[:, t], noise=added, linearise=rule is not None)
+            drive = None if drives is None else [own[t] for own in drives]
+            transition = circuit.step(state, x[:, t], noise=added, linearise=rule is not None, drive=drive)
             check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:
@@ -289,7 +296,9 @@ def batch_updates(
         steps.append({**step.signals, "c": step.c, "state": step.transition.new.s})
 
     rng = None if noise is None else generator("noise", noise)
-    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch if signals else None, noise=rng)
+    outcome = run_batch(
+        circuit, readout, rule, batch, theta, receive, watch=watch if signals else None, noise=rng, frozen=True
+    )
     outcome.gradients = sums
     if signals:
         outcome.signals = {name: circuit.xp.stack([s[name] for s in steps]) for name in steps[0]}

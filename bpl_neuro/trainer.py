@@ -141,7 +141,10 @@ class Trainer:
             When the state or a parameter stops being finite; parameters keep their last finite values.
         """
         if batch.stream and not self.rule.streams:
-            raise ValidationError('a stream needs a trace that never looks back, like trace="full" or "local"')
+            raise ValidationError(
+                'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '
+                "with a window"
+            )
         start = self._position if batch.stream else None
         if start is None:
             self._sums = {}
@@ -160,7 +163,7 @@ class Trainer:
         outcome = run_batch(
             self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=counted, index=self.batches,
             start=start, noise=self.noise_rng if self.circuit.noisy else None, error_delay=self.error_delay,
-            rate_penalty=self.rate_penalty,
+            rate_penalty=self.rate_penalty, frozen=self.schedule == "trial",
         )  # fmt: skip
         self._position = outcome.at_end if batch.stream else None
         if self.schedule == "trial" or not batch.stream:
@@ -275,7 +278,9 @@ class Trainer:
         totals = Totals()
         noise = np.random.default_rng([seed, 1]) if self.circuit.noisy else None
         for batch in task.batches(np.random.default_rng(seed), batch_size, split):
-            outcome = run_batch(self.circuit, self.readout, None, batch, None, lambda name, gradient: None, noise=noise)
+            outcome = run_batch(
+                self.circuit, self.readout, None, batch, None, lambda name, gradient: None, noise=noise, frozen=True
+            )
             totals.add(outcome, batch.size)
         return totals.figures("")
 

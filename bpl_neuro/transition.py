@@ -244,12 +244,8 @@ class Transition:
         xp = self.wiring.xp
         out = []
         for pop, C, v_own in zip(self.wiring.populations, self.C, parts, strict=True):
-            sums: list[Any] = [None] * pop.P
-            for (k, p), c in C.items():
-                sums[p] = _plus(sums[p], v_own[k] * c)
             w = xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
-            for p, total in enumerate(sums):
-                w[:, p] = 0 if total is None else total
+            _add_products(w, v_own, C, xp)
             out.append(w)
         return out
 
@@ -297,11 +293,12 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
     """
     wiring = transitions[0].wiring
     xp = wiring.xp
-    per_step = [t.input_credit(v) for t, v in zip(transitions, credits, strict=True)]
-    stack = (lambda parts: parts[0]) if len(transitions) == 1 else xp.concatenate
+    if len(transitions) == 1:
+        received, stack = transitions[0].input_credit(credits[0]), lambda parts: parts[0]
+    else:
+        received, stack = _stacked_input_credit(transitions, credits), xp.concatenate
     gradient = xp.zeros(wiring.layout.size, credits[0].dtype)
     views = wiring.layout.views(gradient)
-    received = [stack([step[q] for step in per_step]) for q in range(len(wiring.populations))]
     for synapses in wiring.synapses:
         sent = stack([wiring.sent(synapses, t.previous, t.x) for t in transitions])
         view = views[synapses.key]
@@ -311,6 +308,35 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
     if wiring.mask is not None:
         gradient *= wiring.mask
     return gradient
+
+
+def _stacked_input_credit(transitions: Sequence[Transition], credits: Sequence[Any]) -> list[Any]:
+    """`Transition.input_credit` of all steps at once, (T·B, P, N) per population."""
+    wiring, xp = transitions[0].wiring, transitions[0].wiring.xp
+    v, out = xp.concatenate(credits), []
+    for q, pop in enumerate(wiring.populations):
+        v_own = _states(v, pop, xp)
+        w = xp.empty((v.shape[0], pop.P, pop.N), v.dtype)
+        C = {}
+        for key, first in transitions[0].C[q].items():
+            by_trial = getattr(first, "ndim", 0) == 2  # else it is the same for all trials, and at all steps
+            C[key] = xp.concatenate([t.C[q][key] for t in transitions]) if by_trial else first
+        _add_products(w, v_own, C, xp)
+        out.append(w)
+    return out
+
+
+def _add_products(w: Any, v_own: Sequence[Any], C: Mapping[tuple[int, int], Any], xp: Any) -> None:
+    """w[:, p] = Σ_k v_k C[k, p], (B, P, N), in place."""
+    there = set()
+    for (k, p), c in C.items():
+        if p in there:
+            w[:, p] += v_own[k] * c
+        else:
+            xp.multiply(v_own[k], c, out=w[:, p])
+            there.add(p)
+    for p in set(range(w.shape[1])) - there:
+        w[:, p] = 0
 
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:

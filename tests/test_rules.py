@@ -128,6 +128,9 @@ class TrueCredit(BPLambdaEProp):
         self.t += 1
         return super().assign(carry, transition, c, self.G[self.t - 1], end)
 
+    def assigned(self, transitions, c, prospective, end):
+        return super().assigned(transitions, c, self.G, end)
+
 
 class NoSynapses(TrueCredit):
     """The learning signal forgets what passes through other neurons."""

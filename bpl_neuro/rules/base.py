@@ -8,7 +8,7 @@ passively beside another rule. A rule holds no arrays itself.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from bpl_neuro.feedback import Feedback
@@ -78,7 +78,7 @@ class Rule(ABC):
         end: Any,
         theta: Any,
         learn: Callable[[Any], Any],
-    ) -> tuple[Carry, dict[str, Any], Any]:
+    ) -> tuple[Carry, Mapping[str, Any], Any]:
         """One step.
 
         Parameters

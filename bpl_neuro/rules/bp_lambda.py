@@ -12,16 +12,17 @@ Step t, fully online (all rows are trials of the batch):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.quantities import brian2_parts
 from bpl_neuro.rules.base import Carry, Gradients, Rule
-from bpl_neuro.rules.traces import TRACES
+from bpl_neuro.rules.traces import TRACES, LazyTrace
 from bpl_neuro.spec import checked_quantity
 from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.transition import Transition, parameter_gradient
@@ -39,9 +40,11 @@ class BPLambda(Rule):
         Discount γ and trace decay λ per step, in [0, 1]; or time constants like ``"50*ms"``: γ = exp(−dt/τ).
     sg_weight : float
         κ ≥ 0: weight of the synthetic gradient in the circuit's credit; it never enters the TD target.
-    trace : {"full", "sweep", "local", "leak", "model", "reduced"}
+    trace : {"full", "lazy", "sweep", "local", "leak", "model", "reduced"}
         How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
         price of a backward pass.
+    window : int, optional
+        For "lazy": how many steps back an error is carried; the whole trial by default.
     feedback : str or Feedback
         What errors and credit between neurons go back through: "exact", "sign", "random", "noisy". The trace is carried
         forwards, by the circuit's own weights.
@@ -77,6 +80,7 @@ class BPLambda(Rule):
         lam: float | str = 1.0,
         sg_weight: float = 1.0,
         trace: str = "full",
+        window: int | None = None,
         feedback: str | Feedback = "exact",
         continuous_time: bool = False,
     ) -> None:
@@ -87,7 +91,10 @@ class BPLambda(Rule):
         self.sg_weight = number("sg_weight", sg_weight)
         if not isinstance(trace, str) or trace not in TRACES:
             raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
-        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0)
+        options = {} if window is None else {"window": positive_int("window", window)}
+        if options and trace != "lazy":
+            raise ValidationError(f'`window` belongs to `trace` = "lazy", got {trace!r}')
+        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0, **options)
         self.pathway: Any = None
         self.feedback = Feedback.of(feedback)
         self.deferred = trace == "sweep"
@@ -105,21 +112,25 @@ class BPLambda(Rule):
         """Those of the trace."""
         return self.trace.schedules
 
+    @property
+    def streams(self) -> bool:
+        """Whether memory stays bounded without an end: not for "lazy" without a window."""
+        return "step" in self.schedules and not (isinstance(self.trace, LazyTrace) and self.trace.window is None)
+
     def initial_theta(self) -> Any:
         """Zeros, (n, m)."""
         return self.synthesiser.initial_theta()
 
     def init(self, batch: int) -> Carry:
         """No previous step, no trace."""
+        if self.deferred:
+            return {"transitions": [], "c": [], "end": []}
         xp = self.synthesiser.circuit.xp
-        carry: Carry = {
+        return {
             "trace": self.trace.init(batch),
             "started": xp.zeros(batch, bool),
             "z": xp.zeros((batch, self.synthesiser.k), self.synthesiser.circuit.dtype),
         }
-        if self.deferred:
-            carry |= {"transitions": [], "credits": []}
-        return carry
 
     def step(
         self,
@@ -129,8 +140,10 @@ class BPLambda(Rule):
         end: Any,
         theta: Any,
         learn: Callable[[Any], Any],
-    ) -> tuple[Carry, dict[str, Any], Any]:
+    ) -> tuple[Carry, Mapping[str, Any], Any]:
         """One step of the algorithm above; see `Rule.step`."""
+        if self.deferred:
+            return self._remember(carry, transition, c, end, theta)
         going_on = ~end[:, None]
         z = self.synthesiser.z(transition)
         g_ahead, g_prev = (self.synthesiser(seen, theta).g for seen in (z, carry["z"]))
@@ -144,34 +157,82 @@ class BPLambda(Rule):
         response = self.synthesiser(z, theta)
         trace = self.trace.step(carry["trace"], transition, response)
         g = going_on * response.g
-        arriving = g if self.pathway is None else g @ self.pathway
-        new, credit, gradient = self.assign(carry, transition, c, self.sg_weight * arriving, end)
+        prospective = self._prospective(g)
+        new, gradient = self.assign(carry, transition, c, prospective, end)
         new |= {"trace": self.trace.restart(trace, end), "started": ~end, "z": z}
-        return new, {"g": g, "delta": delta, "credit": credit}, gradient
+        return new, {"g": g, "delta": delta, "credit": c + prospective}, gradient
 
-    def assign(
-        self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any
-    ) -> tuple[Carry, Any, Any]:
-        """Step 5: the carry, the credit C_t of the circuit's states, and the gradient of Ψ if it is known now."""
-        credit = c + prospective
-        if not self.deferred:
-            return dict(carry), credit, transition.parameter_gradient(credit)
-        carry["transitions"].append(transition)
-        carry["credits"].append(credit)
-        return dict(carry), credit, None
+    def assign(self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any) -> tuple[Carry, Any]:
+        """Step 5: what else is remembered, and the gradient of Ψ; `prospective` is κ g."""
+        return {}, transition.parameter_gradient(c + prospective)
+
+    def _prospective(self, g: Any) -> Any:
+        return self.sg_weight * (g if self.pathway is None else g @ self.pathway)
+
+    # With the sweep nothing is done during the trial: all of it follows at its end, from one product for all steps.
+
+    def _remember(
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
+    ) -> tuple[Carry, Mapping[str, Any], Any]:
+        before = carry["transitions"][-1] if carry["transitions"] and not carry["end"][-1].all() else None
+        started = None if before is None else ~carry["end"][-1][:, None]
+        for key, value in (("transitions", transition), ("c", c), ("end", end)):
+            carry[key].append(value)
+
+        def g() -> Any:
+            return ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g
+
+        def delta() -> Any:
+            if before is None:
+                return 0 * c
+            arriving = self.feedback.transition(transition).vjp(c + self.gamma * g())
+            return started * (arriving - self.synthesiser(self.synthesiser.z(before), theta).g)
+
+        return carry, OnDemand(g=g, delta=delta, credit=lambda: c + self._prospective(g())), None
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
-        """The sums over the trial, where the trace gives them only now."""
+        """The sums over the trial, where nothing was known before: Σ δ e = Σ (G^λ − g) ∂g/∂θ by a sweep back."""
         if not self.deferred or not carry["transitions"]:
             return {}
-        return {"theta": -self.trace.finish(carry["trace"]), "psi": self.assigned(carry)}
+        xp, transitions, c, end = self.circuit.xp, carry["transitions"], carry["c"], carry["end"]
+        T, B = len(transitions), len(end[0])
+        response = self.synthesiser(xp.concatenate([self.synthesiser.z(t) for t in transitions]), theta)
+        all_g = response.g.reshape(T, B, -1)
+        going_on = ~xp.stack(end)[:, :, None]
+        g, error = going_on * all_g, xp.zeros_like(all_g)
+        target: Any = None
+        for t in reversed(range(T - 1)):
+            ahead = c[t + 1] + (self.gamma * (1 - self.lam)) * g[t + 1] if self.lam < 1 else c[t + 1]
+            if target is not None and self.lam:
+                ahead = ahead + (self.gamma * self.lam) * target
+            target = going_on[t] * self.feedback.transition(transitions[t + 1]).vjp(ahead)
+            error[t] = target - g[t]
+        dtheta = self.synthesiser.gradient(error.reshape(T * B, -1), response, self.trace.gain)
+        return {"theta": -dtheta, "psi": self.assigned(transitions, c, self._prospective(g), end)}
 
-    def assigned(self, carry: Carry) -> Any:
-        """The gradient of Ψ over the trial, where `assign` gave none."""
-        return parameter_gradient(carry["transitions"], carry["credits"])
+    def assigned(self, transitions: list[Transition], c: list[Any], prospective: Any, end: list[Any]) -> Any:
+        """The gradient of Ψ over the trial; `prospective` (T, B, n) is κ g."""
+        credit = [now + later for now, later in zip(c, prospective, strict=True)]
+        return parameter_gradient(transitions, credit)
 
     def __repr__(self) -> str:
         return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g})"
+
+
+class OnDemand(Mapping[str, Any]):
+    """Signals that are computed when somebody looks at them."""
+
+    def __init__(self, **makers: Callable[[], Any]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Any:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 def per_step(name: str, value: float | str, dt: float) -> float:

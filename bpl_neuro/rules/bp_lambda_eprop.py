@@ -50,34 +50,29 @@ class BPLambdaEProp(BPLambda):
     def init(self, batch: int) -> Carry:
         """As BP(λ), and ε = 0."""
         carry = super().init(batch)
-        own: Carry = {"end": []} if self.deferred else {"eligibility": self.eligibility.init(batch)}
-        return carry | own
+        return carry if self.deferred else carry | {"eligibility": self.eligibility.init(batch)}
 
-    def assign(
-        self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any
-    ) -> tuple[Carry, Any, Any]:
+    def assign(self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any) -> tuple[Carry, Any]:
         """L ε in the place of C ∂s/∂Ψ."""
-        back = self.feedback.transition(transition)
-        later = (self.gamma if self.discounted else 1.0) * prospective
-        late = back.vjp(c + later, "between")
-        if self.discounted and self.gamma < 1:
-            late += (1 - self.gamma) * back.vjp(c, "within")
-        late *= carry["started"][:, None]
-        if not self.deferred:
-            before = carry["eligibility"]
-            now = self.eligibility.step(before, transition)
-            gradient = self.eligibility.gradient(before, late) + self.eligibility.gradient(now, c)
-            return carry | {"eligibility": self.eligibility.restart(now, end)}, c + prospective, gradient
-        if carry["credits"]:
-            carry["credits"][-1] = carry["credits"][-1] + late
-        for key, value in (("transitions", transition), ("credits", c), ("end", end)):
-            carry[key].append(value)
-        return dict(carry), c + prospective, None
+        late = carry["started"][:, None] * self._late(transition, c, prospective)
+        before = carry["eligibility"]
+        now = self.eligibility.step(before, transition)
+        gradient = self.eligibility.gradient(before, late) + self.eligibility.gradient(now, c)
+        return {"eligibility": self.eligibility.restart(now, end)}, gradient
 
-    def assigned(self, carry: Carry) -> Any:
+    def assigned(self, transitions: list[Transition], c: list[Any], prospective: Any, end: list[Any]) -> Any:
         """Σ_t L_t ε_t by a sweep back."""
-        decay = self.eligibility.decay
-        return sweep_back(carry["transitions"], carry["credits"], carry["end"], own_past, decay)
+        signals = list(c)
+        for t in range(1, len(c)):
+            late = self._late(transitions[t], c[t], prospective[t])
+            signals[t - 1] = c[t - 1] + ~end[t - 1][:, None] * late
+        return sweep_back(transitions, signals, end, own_past, self.eligibility.decay)
+
+    def _late(self, transition: Transition, c: Any, prospective: Any) -> Any:
+        """What this step says of the one before: L_{t−1} − c_{t−1}."""
+        back = self.feedback.transition(transition)
+        late = back.vjp(c + (self.gamma if self.discounted else 1.0) * prospective, "between")
+        return late + (1 - self.gamma) * back.vjp(c, "within") if self.discounted and self.gamma < 1 else late
 
     def __repr__(self) -> str:
         return super().__repr__().replace("BPLambda", "BPLambdaEProp")

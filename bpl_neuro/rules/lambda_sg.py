@@ -7,17 +7,19 @@ from typing import Any
 from bpl_neuro.rules.base import Carry, Gradients
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.synthesiser import Synthesiser
+from bpl_neuro.transition import parameter_gradient
 
 __all__ = ["LambdaSG"]
 
 
 class LambdaSG(BPLambda):
-    """What BP(λ) approximates: the targets G^λ themselves, from a sweep back over the trial.
+    """What BP(λ) approximates: the targets G^λ themselves, step by step, from a sweep back over the trial.
 
         G_t^λ = [c_{t+1} + γ ((1−λ) g(s_{t+1}) + λ G_{t+1}^λ)] J_{t+1},   dθ = −Σ_t (G_t^λ − g(s_t)) ∂g(s_t)/∂θ
         dΨ = Σ_t (c_t + κ g(s_t)) ∂s_t/∂Ψ
 
-    With parameters frozen during the trial it is BP(λ) to rounding. Parameters as for `BPLambda`, but for `trace`.
+    With parameters frozen during the trial it is BP(λ) to rounding, whose ``trace="sweep"`` does the same for all steps
+    at once. Parameters as for `BPLambda`, but for `trace`.
 
     References
     ----------
@@ -31,22 +33,16 @@ class LambdaSG(BPLambda):
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """The sums over the trial."""
-        transitions, responses = carry["transitions"], carry["trace"]["responses"]
+        transitions, c, end = (carry[key] for key in ("transitions", "c", "end"))
         if not transitions:
             return {}
-        end, c = carry["trace"]["end"], carry["c"]
-        dtheta = self.circuit.xp.zeros_like(theta)
-        target = 0 * c[-1]
+        responses = [self.synthesiser(self.synthesiser.z(transition), theta) for transition in transitions]
+        g = [~ending[:, None] * response.g for ending, response in zip(end, responses, strict=True)]
+        dtheta, target = 0 * theta, 0 * c[-1]
         for t in reversed(range(len(transitions) - 1)):
-            g_ahead = ~end[t + 1][:, None] * responses[t + 1].g
-            ahead = (1 - self.lam) * g_ahead + self.lam * target
+            ahead = (1 - self.lam) * g[t + 1] + self.lam * target
             target = self.feedback.transition(transitions[t + 1]).vjp(c[t + 1] + self.gamma * ahead)
             target *= ~end[t][:, None]
-            error = ~end[t][:, None] * (target - responses[t].g)
-            dtheta -= self.synthesiser.gradient(error, responses[t], self.trace.gain)
-        return {"theta": dtheta, "psi": self.assigned(carry)}
-
-    def assign(self, carry: Carry, transition: Any, c: Any, prospective: Any, end: Any) -> tuple[Carry, Any, Any]:
-        """As BP(λ), and remember c."""
-        carry.setdefault("c", []).append(c)
-        return super().assign(carry, transition, c, prospective, end)
+            dtheta -= self.synthesiser.gradient(target - g[t], responses[t], self.trace.gain)
+        credits = [now + self._prospective(later) for now, later in zip(c, g, strict=True)]
+        return {"theta": dtheta, "psi": parameter_gradient(transitions, credits)}

@@ -1,0 +1,136 @@
+"""A whole training step (forward, credit, Adam) of each rule against torch.nn.LSTM's.
+
+    python benchmarks/training_step.py [rounds]
+
+Row MNIST's shapes (LSTM of 30 units, batch 50, 28 steps of 28 inputs) and copy–repeat's (LSTM of 100, batch 100), in
+float32, one thread. Rounds alternate between the contestants; printed are the median over rounds, its ratio to torch's
+of the same rounds, and the peak memory of a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from memory import peak_of_this_process
+from rich.console import Console
+from rich.table import Table
+
+import bpl_neuro as bpl
+
+SHAPES = {
+    "row MNIST": {"units": 30, "batch": 50, "steps": 28, "inputs": 28, "outputs": 10},
+    "copy–repeat, T = 5": {"units": 100, "batch": 100, "steps": 5, "inputs": 10, "outputs": 9},
+    "copy–repeat, T = 19": {"units": 100, "batch": 100, "steps": 19, "inputs": 10, "outputs": 9},
+}
+RULES = {
+    "BPTT": ("bptt", "trial", {}),
+    "BP(1), per trial": ("bp_lambda", "trial", {"trace": "sweep"}),
+    "BP(1) + e-prop, per trial": ("bp_lambda_eprop", "trial", {"trace": "sweep"}),
+    "e-prop, per trial": ("eprop", "trial", {"trace": "sweep"}),
+    "BP(1), per step": ("bp_lambda", "step", {"trace": "lazy"}),
+    "BP(1), per step, local trace": ("bp_lambda", "step", {"trace": "local"}),
+}
+
+
+def data(shape: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels."""
+    rng = np.random.default_rng(0)
+    x = rng.random((shape["batch"], shape["steps"], shape["inputs"])).astype(np.float32)
+    return x, rng.integers(0, shape["outputs"], shape["batch"])
+
+
+def ours(shape: dict[str, int], rule: str) -> Callable[[], object]:
+    """One of our training steps."""
+    name, schedule, options = RULES[rule]
+    x, labels = data(shape)
+    y = np.repeat(labels[:, None], shape["steps"], axis=1)
+    mask = np.zeros(y.shape, np.float32)
+    mask[:, -1] = 1
+    circuit = bpl.Circuit("lstm", shape["units"], shape["inputs"], dtype="float32")
+    readout = bpl.Readout(circuit, shape["outputs"], "cross_entropy")
+    trainer = bpl.Trainer(circuit, readout, bpl.make_rule(name, circuit, **options), schedule=schedule)
+    batch = bpl.Batch(x, y, mask)
+    return lambda: trainer.train_batch(batch)
+
+
+def torchs(shape: dict[str, int]) -> Callable[[], object]:
+    """torch.nn.LSTM's, by backpropagation through time."""
+    import torch
+
+    torch.set_num_threads(1)
+    x, labels = (torch.from_numpy(part) for part in data(shape))
+    lstm = torch.nn.LSTM(shape["inputs"], shape["units"], batch_first=True)
+    readout = torch.nn.Linear(shape["units"], shape["outputs"])
+    adam = torch.optim.Adam([*lstm.parameters(), *readout.parameters()], lr=1e-3)
+
+    def step() -> None:
+        adam.zero_grad()
+        loss = torch.nn.functional.cross_entropy(readout(lstm(x)[0][:, -1]), labels)
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+def contestants(shape: dict[str, int]) -> dict[str, Callable[[], object]]:
+    """All of them, torch first where it is installed."""
+    found: dict[str, Callable[[], object]] = {}
+    with contextlib.suppress(ImportError):
+        found["torch.nn.LSTM, BPTT"] = torchs(shape)
+    return found | {rule: ours(shape, rule) for rule in RULES}
+
+
+def medians(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median time of a step, in ms."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            step()  # warm
+            begun = time.perf_counter()
+            step()
+            times[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def peak(name: str, shape: dict[str, int]) -> float:
+    """MiB of a process of its own that takes three steps."""
+    command = [sys.executable, __file__, "--peak", name, json.dumps(shape)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(rounds: int) -> None:
+    """Print the tables, and write JSON."""
+    results = {}
+    console = Console()
+    for title, shape in SHAPES.items():
+        steps = contestants(shape)
+        found = medians(steps, rounds)
+        reference = next(iter(found))
+        table = Table("", "ms", f"ratio to {reference}", "peak memory (MiB)", title=title)
+        for name, value in found.items():
+            memory = peak(name, shape)
+            results[f"{title}: {name}"] = {"ms": value, "ratio": value / found[reference], "peak_mib": memory}
+            table.add_row(name, f"{value:.2f}", f"{value / found[reference]:.2f}", f"{memory:.0f}")
+        console.print(table)
+    with open("training_step.json", "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak"]:
+        shape = json.loads(sys.argv[3])
+        step = torchs(shape) if sys.argv[2].startswith("torch") else ours(shape, sys.argv[2])
+        for _ in range(3):
+            step()
+        print(peak_of_this_process())
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)

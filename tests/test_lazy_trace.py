@@ -1,0 +1,101 @@
+"""The lazy trace gives the numbers of the full one, under every schedule; a window cuts what is old."""
+
+import numpy as np
+import pytest
+from helpers import NONLINEAR
+from truth import LOSSES, MODELS, case, error_of_summed_updates, off
+
+import bpl_neuro as bpl
+
+
+def learned(model, trace, keywords, schedule, rule=bpl.BPLambda, batches=2, **options):
+    """Every parameter after some batches in which all of them move."""
+    circuit, readout, unit, data, theta = case(model, "gaps", T=9, **keywords)
+    trainer = bpl.Trainer(
+        circuit, readout, rule(unit, gamma=0.95, lam=0.9, sg_weight=0.7, trace=trace, **options),
+        optimiser=bpl.SGD(0.02), schedule=schedule,
+    )  # fmt: skip
+    trainer.theta = theta
+    for _ in range(batches):
+        trainer.train_batch(data)
+    return {"psi": circuit.psi, "phi": readout.phi, "theta": trainer.theta}
+
+
+@pytest.mark.parametrize("schedule", ["step", "trial"])
+@pytest.mark.parametrize("model", MODELS)
+def test_it_is_the_full_trace_with_everything_moving(model, schedule):
+    full, lazy = (learned(model, trace, {}, schedule) for trace in ("full", "lazy"))
+    for name in full:
+        assert off(lazy[name], full[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize(
+    ("keywords", "options"),
+    [
+        ({"expansion": 7, "fan_in": 2}, {}),
+        ({"expansion": 7, "fan_in": 2, "plastic_expansion": True}, {}),
+        ({"subspace": "random", "dimension": 3}, {}),
+        ({"sees": "rate", "sees_input": True}, {"feedback": "sign"}),
+        ({}, {"continuous_time": True}),
+        ({}, {"rule": bpl.BPLambdaEProp, "discounted": True}),
+        ({}, {"window": 9}),
+    ],
+)
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_with_every_option(keywords, options, nonlinear):
+    model = bpl.Model.from_toml(NONLINEAR) if nonlinear else "leaky_tanh"
+    full = learned(model, "full", keywords, "step", **{k: v for k, v in options.items() if k != "window"})
+    lazy = learned(model, "lazy", keywords, "step", **options)
+    for name in full:
+        assert off(lazy[name], full[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_forward_view(loss):
+    circuit, readout, unit, data, theta = case("ei", loss)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace="lazy")
+    assert error_of_summed_updates(rule, circuit, readout, unit, data, theta, 0.9, 0.8) < 1e-10
+
+
+def test_a_window_cuts_what_is_old_with_an_error_that_falls():
+    circuit, readout, unit, data, theta = case("leaky_tanh", T=30)
+
+    def found(**options):
+        rule = bpl.BPLambda(unit, gamma=0.8, lam=0.8, **options)
+        return bpl.batch_updates(circuit, readout, rule, data, theta).gradients["theta"]
+
+    full = found(trace="full")
+    errors = [off(found(trace="lazy", window=K), full) for K in (1, 3, 6, 12, 30)]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 1e-2 and errors[-1] < 1e-12
+    # J of this circuit is nearly the identity: each step back costs at most a factor γλ‖J‖.
+    norm = max(np.linalg.norm(circuit.step(circuit.initial_state(1), x[None]).jacobian()[0], 2) for x in data.x[0])
+    assert errors[3] < 10 * (0.64 * norm) ** 12
+
+
+def test_streams_need_a_window_and_what_they_keep_is_bounded(tmp_path):
+    circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
+    rng = np.random.default_rng(0)
+    piece = bpl.Batch(rng.normal(size=(2, 20, 2)), rng.normal(size=(2, 20, 2)), stream=True)
+
+    def make(**options):
+        rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=0.9, trace="lazy", **options)
+        return bpl.Trainer(circuit, bpl.Readout(circuit, 2), rule, schedule="step")
+
+    with pytest.raises(bpl.ValidationError, match="window"):
+        make().train_batch(piece)
+    trainer = make(window=5)
+    for _ in range(3):
+        trainer.train_batch(piece)
+    assert {len(held) for held in trainer._position.carry["trace"].values()} == {5}
+    with pytest.raises(bpl.ValidationError, match="stream"):
+        trainer.save(tmp_path / "c.npz")
+    assert not (tmp_path / "c.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"window": 0}, "window"), ({"trace": "full", "window": 3}, "lazy"), ({"window": 2.5}, "window")],
+)
+def test_wrong_windows(options, message):
+    with pytest.raises(bpl.ValidationError, match=message):
+        bpl.BPLambda(bpl.Synthesiser(bpl.Circuit("linear", 3, 2)), **({"trace": "lazy"} | options))
