@@ -140,6 +140,7 @@ class Trainer:
         DivergenceError
             When the state or a parameter stops being finite; parameters keep their last finite values.
         """
+        self.rule.settle(self.schedule, batch.steps, batch.stream)
         if batch.stream and not self.rule.streams:
             raise ValidationError(
                 'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '

@@ -99,3 +99,23 @@ def test_streams_need_a_window_and_what_they_keep_is_bounded(tmp_path):
 def test_wrong_windows(options, message):
     with pytest.raises(bpl.ValidationError, match=message):
         bpl.BPLambda(bpl.Synthesiser(bpl.Circuit("linear", 3, 2)), **({"trace": "lazy"} | options))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "stream", "taken"),
+    [("trial", 9, False, "sweep"), ("step", 9, False, "lazy"), ("step", 400, False, "full"), ("step", 9, True, "full")],
+)
+def test_auto_takes_the_cheapest_exact_form_and_says_so(schedule, steps, stream, taken):
+    def make(trace):
+        circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
+        rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=0.9, lam=0.9, trace=trace)
+        return bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule=schedule)
+
+    rng = np.random.default_rng(0)
+    piece = bpl.Batch(rng.normal(size=(2, steps, 2)), rng.normal(size=(2, steps, 2)), stream=stream)
+    auto, full = make("auto"), make("full")
+    for trainer in (auto, full):
+        trainer.train_batch(piece), trainer.train_batch(piece)
+    assert f"trace='{taken}'" in repr(auto.rule) and auto.rule.exact is False and auto.rule.trace.exact
+    np.testing.assert_allclose(auto.theta, full.theta, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(auto.circuit.psi, full.circuit.psi, rtol=1e-8, atol=1e-12)

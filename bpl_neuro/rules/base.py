@@ -61,6 +61,10 @@ class Rule(ABC):
         """Whether it can learn from an endless stream, without waiting for trials to end."""
         return "step" in self.schedules
 
+    def settle(self, schedule: str, steps: int, stream: bool) -> None:
+        """What is to come: a rule that has the choice takes the form that suits it. Called before a batch."""
+        return
+
     def initial_theta(self) -> Any:
         """The rule's own parameters at the start, or None if it has none."""
         return None

@@ -40,7 +40,7 @@ class BPLambda(Rule):
         Discount γ and trace decay λ per step, in [0, 1]; or time constants like ``"50*ms"``: γ = exp(−dt/τ).
     sg_weight : float
         κ ≥ 0: weight of the synthetic gradient in the circuit's credit; it never enters the TD target.
-    trace : {"full", "lazy", "sweep", "local", "leak", "model", "reduced"}
+    trace : {"auto", "full", "lazy", "sweep", "local", "leak", "model", "reduced"}
         How the trace is held; see `bpl_neuro.rules.traces`. "sweep" (per trial only) gives the numbers of "full" at the
         price of a backward pass.
     window : int, optional
@@ -89,18 +89,43 @@ class BPLambda(Rule):
         self.synthesiser = synthesiser
         self.gamma, self.lam = per_step("gamma", gamma, dt), per_step("lam", lam, dt)
         self.sg_weight = number("sg_weight", sg_weight)
-        if not isinstance(trace, str) or trace not in TRACES:
-            raise ValidationError(f"`trace` must be one of {', '.join(TRACES)}, got {trace!r}")
-        options = {} if window is None else {"window": positive_int("window", window)}
-        if options and trace != "lazy":
+        if not isinstance(trace, str) or trace not in (*TRACES, "auto"):
+            raise ValidationError(f"`trace` must be one of auto, {', '.join(TRACES)}, got {trace!r}")
+        if window is not None and trace != "lazy":
             raise ValidationError(f'`window` belongs to `trace` = "lazy", got {trace!r}')
-        self.trace = TRACES[trace](synthesiser, self.gamma * self.lam, dt if continuous_time else 1.0, **options)
         self.pathway: Any = None
         self.feedback = Feedback.of(feedback)
+        self.auto, self._gain = trace == "auto", dt if continuous_time else 1.0
+        self._hold(
+            "lazy" if self.auto else trace, **({} if window is None else {"window": positive_int("window", window)})
+        )
+
+    def _hold(self, trace: str, **options: Any) -> None:
+        """Take a form of the trace."""
+        self.trace = TRACES[trace](self.synthesiser, self.gamma * self.lam, self._gain, **options)
         self.deferred = trace == "sweep"
         self.online = not self.deferred
         self.local = trace in ("local", "leak", "model")
         self.memory, self.time = self.trace.memory, self.trace.time
+
+    def settle(self, schedule: str, steps: int, stream: bool) -> None:
+        """With ``trace="auto"``: the cheapest exact form for what is to come.
+
+        Per trial it is the sweep. Per step, a trial of T steps costs T²/2 · (|W| + |θ|) by the lazy trace, with |W|
+        recurrent weights, and T · 2n²|θ| by the full one: the cheaper is taken. A stream, whose past has no end, takes
+        the full one. ``rule.trace`` and the rule's repr say which it is.
+        """
+        if not self.auto:
+            return
+        s = self.synthesiser
+        recurrent = sum(math.prod(s.circuit.layout[group.key]) for group in s.circuit.synapses if group.pre is not None)
+        lazy, full = steps / 2 * (recurrent + s.layout.size), 2 * s.n**2 * s.layout.size
+        if stream:
+            self._hold("full")
+        elif schedule == "trial":
+            self._hold("sweep")
+        else:
+            self._hold("lazy" if lazy <= full else "full")
 
     @property
     def circuit(self) -> Circuit:
@@ -110,12 +135,13 @@ class BPLambda(Rule):
     @property
     def schedules(self) -> tuple[str, ...]:  # type: ignore[override]
         """Those of the trace."""
-        return self.trace.schedules
+        return ("step", "trial") if self.auto else self.trace.schedules
 
     @property
     def streams(self) -> bool:
         """Whether memory stays bounded without an end: not for "lazy" without a window."""
-        return "step" in self.schedules and not (isinstance(self.trace, LazyTrace) and self.trace.window is None)
+        unbounded = isinstance(self.trace, LazyTrace) and self.trace.window is None
+        return self.auto or ("step" in self.schedules and not unbounded)
 
     def initial_theta(self) -> Any:
         """Zeros, (n, m)."""
@@ -216,7 +242,8 @@ class BPLambda(Rule):
         return parameter_gradient(transitions, credit)
 
     def __repr__(self) -> str:
-        return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g})"
+        trace = next(name for name, kind in TRACES.items() if type(self.trace) is kind)
+        return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g}, trace={trace!r})"
 
 
 class OnDemand(Mapping[str, Any]):

@@ -45,6 +45,9 @@ class BPLambdaEProp(BPLambda):
         super().__init__(synthesiser, **keywords)
         self.discounted = bool(discounted)
         self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
+
+    def _hold(self, trace: str, **options: Any) -> None:
+        super()._hold(trace, **options)
         self.memory, self.time = f"{self.memory} + B·|Ψ|·S", f"{self.time} + |Ψ|·S²"
 
     def init(self, batch: int) -> Carry:
