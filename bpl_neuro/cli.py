@@ -60,6 +60,8 @@ def run(
     if seed is not None:
         chosen["seed"] = seed
     folder = run_simulation(name, size="quick" if quick else size, settings=chosen, out=out, resume=resume)
+    if folder.config.size == "quick":
+        console.print("The quick size shows that it runs; its figures and claims say little.")
     console.print(f"figures: {', '.join(str(path) for path in folder.figures)}", soft_wrap=True)
     console.print(f"all of it: {folder.path}", soft_wrap=True)
 

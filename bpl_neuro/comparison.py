@@ -7,21 +7,25 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from rich.table import Table
+from rich.table import Column, Table
 
 from bpl_neuro.analysis import collect_steps, cosine, true_later_gradient
+from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.loop import Outcome, Step
-from bpl_neuro.optimisers import Adam, Optimiser
+from bpl_neuro.optimisers import Optimiser, by_name
 from bpl_neuro.readout import Readout
 from bpl_neuro.rules import BPTT, Rule
 from bpl_neuro.trainer import Trainer
 from bpl_neuro.transition import parameter_gradient
 
 __all__ = ["PassiveRules", "compare", "comparison_table"]
+
+#: what a rule says of itself
+SAID = ("online", "exact", "local", "memory", "time")
 
 
 def compare(
@@ -59,7 +63,10 @@ def compare(
     ValidationError
         For two rules with one label, or a rule of another circuit.
     """
+    instance("circuit", circuit, Circuit, "a Circuit"), instance("readout", readout, Readout, "a Readout")
     labelled = _labelled(rules)
+    if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
+        raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
     host = circuit.backend.to_host
     steps, true = collect_steps(circuit, readout, BPTT(circuit), batch, None, noise=noise)
     later = true_later_gradient(steps)
@@ -72,23 +79,31 @@ def compare(
         given = None
         if all("credit" in s.signals for s in seen):
             given = np.stack([host(s.signals["credit"]) for s in seen])
-        rows.append(_against(circuit, host(sums["psi"]), host(true["psi"]), given, credit))
+        rows.append(_against(circuit, host(_psi(circuit, sums)), host(true["psi"]), given, credit))
     found = xr.concat(rows, xr.IndexVariable("rule", list(labelled)))
-    found.attrs = {
-        f"{label}.{key}": str(getattr(rule, key))
-        for label, rule in labelled.items()
-        for key in ("online", "exact", "local", "memory", "time")
-    }
+    found.attrs = _said(labelled)
     return found
 
 
 def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
-    """The Dataset of `compare`, as a table for the terminal."""
-    table = Table("rule", "online", "exact", "local", "memory", "time per step", "cosine", "norm ratio", title=title)
+    """The Dataset of `compare` or `PassiveRules.result`, as a table for the terminal; means over batches and seeds."""
+    instance("found", found, xr.Dataset, "what `compare` or `PassiveRules.result` gave")
+    columns: list[Column | str] = [
+        Column("rule", no_wrap=True),
+        "online",
+        "exact",
+        "local",
+        "memory",
+        "time per step",
+        "cosine",
+        "norm ratio",
+    ]
+    table = Table(*columns, title=title)
+    over = [dim for dim in ("batch", "seed") if dim in found.dims]
     for rule in found["rule"].values:
-        said = [found.attrs[f"{rule}.{key}"] for key in ("online", "exact", "local", "memory", "time")]
+        said = [found.attrs.get(f"{rule}.{key}", "not said") for key in SAID]
         said = [{"True": "yes", "False": "no"}.get(text, text) for text in said]
-        one = found.sel(rule=rule, parameter="psi")
+        one = found[["cosine", "norm_ratio"]].sel(rule=rule, parameter="psi").mean(over)
         table.add_row(str(rule), *said, f"{float(one['cosine']):.3f}", f"{float(one['norm_ratio']):.3g}")
     return table
 
@@ -128,10 +143,11 @@ class PassiveRules:
             raise ValidationError(
                 "`trainer` must have exact feedback and no `error_delay`: passive rules see its errors"
             )
-        self.trainer, self.rules, self.every = trainer, _labelled(rules), every
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValidationError(f"`every` must be a whole number ≥ 1, got {every!r}")
-        self._optimiser = Adam(1e-3) if optimiser is None else optimiser
+        self.trainer, self.rules, self.every = trainer, _labelled(rules), positive_int("every", every)
+        for label, rule in self.rules.items():
+            if getattr(rule, "circuit", trainer.circuit) is not trainer.circuit:
+                raise ValidationError(f"rules[{label!r}] was made for another circuit")
+        self._optimiser = by_name(optimiser, ("theta",))["theta"]
         self.theta = {label: rule.initial_theta() for label, rule in self.rules.items()}
         self.theta = {label: theta for label, theta in self.theta.items() if theta is not None}
         xp = trainer.circuit.xp
@@ -166,6 +182,10 @@ class PassiveRules:
 
     def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
         """A batch has ended: compare, and let the passive rules' own parameters learn."""
+        if trainer is not self.trainer:
+            raise ValidationError("`trainer` is not the one that the passive rules were made for")
+        if trainer._position is not None:
+            raise ValidationError("a stream has no whole trials to compare rules on; train on trials")
         if not self._steps:
             return
         circuit, host = trainer.circuit, trainer.circuit.backend.to_host
@@ -175,7 +195,7 @@ class PassiveRules:
         for label, rule in self.rules.items():
             for name, gradient in rule.finish(self._carries[label], self.theta.get(label)).items():
                 self._add(label, name, gradient)
-            rows.append(_against(circuit, host(self._sums[label]["psi"]), host(true), None, None))
+            rows.append(_against(circuit, host(_psi(circuit, self._sums[label])), host(true), None, None))
             if label in self.theta and "theta" in self._sums[label]:
                 self.theta[label], self._moments[label] = self._optimiser.step(
                     circuit.xp, self.theta[label], self._sums[label]["theta"], self._moments[label]
@@ -191,7 +211,8 @@ class PassiveRules:
         """``cosine`` and ``norm_ratio`` over ``batch``, ``rule`` and ``parameter``."""
         if not self._found:
             raise ValidationError("nothing was compared yet: train first, with `recorder=` this")
-        return xr.concat(self._found, xr.IndexVariable("batch", self._batches))
+        found = xr.concat(self._found, xr.IndexVariable("batch", self._batches))
+        return found.assign_attrs(_said(self.rules))
 
     def _add(self, label: str, name: str, gradient: Any) -> None:
         sums = self._sums[label]
@@ -199,12 +220,23 @@ class PassiveRules:
 
 
 def _labelled(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
-    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(rule.name, rule) for rule in rules]
+    if isinstance(rules, str | Rule) or not isinstance(rules, Mapping | Sequence):
+        raise ValidationError(f"`rules` must be a list of rules, or a mapping of labels to rules; got {rules!r}")
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(getattr(r, "name", repr(r)), r) for r in rules]
     for label, rule in pairs:
-        instance(f"rules[{label!r}]", rule, Rule, "a Rule")
+        instance(f"rules[{label!r}]", rule, Rule, "a Rule; `bpl.make_rule` makes one by name")
     if not pairs or len(dict(pairs)) < len(pairs):
         raise ValidationError("`rules` must be one or more rules; give a mapping where two have the same name")
     return dict(pairs)
+
+
+def _said(rules: Mapping[str, Rule]) -> dict[str, str]:
+    return {f"{label}.{key}": str(getattr(rule, key, "not said")) for label, rule in rules.items() for key in SAID}
+
+
+def _psi(circuit: Circuit, sums: Mapping[str, Any]) -> Any:
+    """The gradient of Ψ, 0 from a rule that gives none."""
+    return sums["psi"] if "psi" in sums else circuit.xp.zeros_like(circuit.psi)
 
 
 def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, given: Any, credit: Any) -> xr.Dataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import platform
@@ -109,7 +110,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, name: str, config: SimulationConfig, *, resume: bool = False) -> None:
-        self.path = Path(path)
+        self.path, self.config = Path(path), config
         self.summary: dict[str, Any] = {}
         self.figures: list[Path] = []
         content = {"simulation": name, "config": config.model_dump(exclude_none=True), "environment": environment()}
@@ -167,6 +168,12 @@ class RunFolder:
         **keywords
             For `Trainer.fit`.
         """
+        options = dict(record_options or {})
+        if unknown := options.keys() - set(inspect.signature(Recorder).parameters):
+            known = [
+                name for name in inspect.signature(Recorder).parameters if name not in ("trainer", "path", "quantities")
+            ]
+            raise ValidationError(f"`record_options` has {sorted(unknown)[0]!r}; known: {', '.join(known)}")
         checkpoint, store = self.path / "checkpoint" / f"{key}.npz", self.path / "recording.zarr" / key
         begun = checkpoint.exists()
         if begun:
@@ -177,8 +184,13 @@ class RunFolder:
         if not record:
             return trainer.fit(task, **common)
         resume_at = trainer.batches if begun else None
-        with Recorder(trainer, store, record, resume_at=resume_at, **(record_options or {})) as recorder:
+        with Recorder(trainer, store, record, resume_at=resume_at, **options) as recorder:
             return trainer.fit(task, recorder=recorder, **common)
+
+    def discard_if_unused(self) -> None:
+        """Take the folder away if it holds nothing yet but the settings: those were wrong."""
+        if [part.name for part in self.path.iterdir()] == ["config.toml"]:
+            shutil.rmtree(self.path)
 
     def remember(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """What `compute` gives, as arrays; kept, so that a resumed run does not compute it again."""
@@ -314,6 +326,10 @@ def run_simulation(
     config = resolve_config(module.Config, size, settings or {})
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(out or Path("runs") / f"{name.replace('_', '-')}-{stamp}", name, config, resume=resume)
-    module.run(config, folder)
+    try:
+        module.run(config, folder)
+    except ValidationError:
+        folder.discard_if_unused()
+        raise
     folder.finish()
     return folder

@@ -26,8 +26,8 @@ class Feedback:
         "exact": the transposed forward weights W, as in the equations. "sign": their signs, at the mean size of W.
         "random": fixed random weights, uniform in ±1/√N_pre, whatever W becomes (feedback alignment). "noisy":
         W · (1 + noise · ξ) with fixed ξ of N(0, 1), one for each synapse.
-    noise : float
-        For "noisy".
+    noise : float, optional
+        For "noisy": 0.5 by default.
     seed : int
         For "random" and "noisy".
 
@@ -36,11 +36,13 @@ class Feedback:
     Lillicrap et al. 2016, Nat. Commun. 7, 13276 (random); Liao, Leibo & Poggio 2016, AAAI (sign).
     """
 
-    def __init__(self, kind: str = "exact", *, noise: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, kind: str = "exact", *, noise: float | None = None, seed: int = 0) -> None:
         if not isinstance(kind, str) or kind not in FEEDBACK:
             raise ValidationError(f"`feedback` must be one of {', '.join(FEEDBACK)}, got {kind!r}")
         generator("seed", seed)
-        self.kind, self.noise, self.seed = kind, number("noise", noise), seed
+        if noise is not None and kind != "noisy":
+            raise ValidationError(f'`noise` belongs to `feedback` = "noisy", got {kind!r}')
+        self.kind, self.noise, self.seed = kind, number("noise", 0.5 if noise is None else noise), seed
         self._drawn: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
     @classmethod
@@ -77,4 +79,4 @@ class Feedback:
         return self._drawn[key]
 
     def __repr__(self) -> str:
-        return f"Feedback({self.kind!r})"
+        return f"Feedback({self.kind!r}{f', noise={self.noise:g}' if self.kind == 'noisy' else ''})"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.trainer import Trainer
 
 __all__ = [
@@ -30,26 +30,28 @@ __all__ = [
 
 def lesion_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
     """The synthesiser is gone: nothing of it reaches the circuit, and θ no longer changes."""
-    rule = _bp_lambda(trainer)
+    rule = _with_synthesiser(trainer)
     rule.pathway = trainer.circuit.xp.zeros((trainer.circuit.n, trainer.circuit.n), trainer.circuit.dtype)
     return freeze_synthesiser(trainer)
 
 
 def freeze_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
     """θ no longer changes; its output goes on."""
-    _bp_lambda(trainer)
+    _with_synthesiser(trainer)
     return freeze(trainer, "theta")
 
 
 def scramble_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
     """Its outputs reach the wrong state variables: a random permutation of g, its norm as it was."""
-    order = np.random.default_rng(seed).permutation(trainer.circuit.n)
+    _with_synthesiser(trainer)
+    order = generator("seed", seed).permutation(trainer.circuit.n)
     return _pathway(trainer, np.eye(trainer.circuit.n)[order])
 
 
 def rotate_synthesiser(trainer: Trainer, seed: int = 0) -> Trainer:
     """A random rotation of g, its norm as it was."""
-    Q, R = np.linalg.qr(np.random.default_rng(seed).normal(size=(trainer.circuit.n, trainer.circuit.n)))
+    _with_synthesiser(trainer)
+    Q, R = np.linalg.qr(generator("seed", seed).normal(size=(trainer.circuit.n, trainer.circuit.n)))
     return _pathway(trainer, Q * np.sign(np.diag(R)))
 
 
@@ -67,13 +69,13 @@ def clamp_units(trainer: Trainer, population: str, units: Any, value: float) -> 
 
     Their Jacobian rows vanish: nothing they do can be changed.
     """
-    trainer.circuit.clamp(population, units, value)
+    instance("trainer", trainer, Trainer, "a Trainer").circuit.clamp(population, units, value)
     return trainer
 
 
 def silence_projection(trainer: Trainer, projection: str) -> Trainer:
     """Put the weights of a projection (``"exc->inh"``) at zero, and keep them there."""
-    trainer.circuit.silence(projection)
+    instance("trainer", trainer, Trainer, "a Trainer").circuit.silence(projection)
     return trainer
 
 
@@ -121,11 +123,13 @@ def apply(trainer: Trainer, what: str, seed: int = 0) -> Trainer:
 
 
 def _pathway(trainer: Trainer, matrix: np.ndarray) -> Trainer:
-    _bp_lambda(trainer).pathway = trainer.circuit.xp.asarray(matrix, trainer.circuit.dtype)
+    _with_synthesiser(trainer).pathway = trainer.circuit.xp.asarray(matrix, trainer.circuit.dtype)
     return trainer
 
 
-def _bp_lambda(trainer: Trainer) -> BPLambda:
-    if not isinstance(trainer.rule, BPLambda):
-        raise ValidationError(f"the rule has no synthesiser: {trainer.rule!r}")
-    return trainer.rule
+def _with_synthesiser(trainer: Trainer) -> Any:
+    """The trainer's rule, if it has a synthesiser."""
+    rule = instance("trainer", trainer, Trainer, "a Trainer").rule
+    if not hasattr(rule, "pathway"):
+        raise ValidationError(f"the rule has no synthesiser: {rule!r}")
+    return rule

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from bpl_neuro.analysis import synapse_trace
+from bpl_neuro.checks import real_array
 from bpl_neuro.errors import ValidationError
 
 __all__ = [
@@ -74,37 +75,52 @@ def plot_alignment(
 
 
 def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
-    """The Dataset of `comparison.compare`: cosine and norm ratio of every rule, and its credit step by step.
+    """The Dataset of `comparison.compare` or `PassiveRules.result`, in two panels.
 
     Parameters
     ----------
     axes : two matplotlib Axes
-        Bars of the cosine with the true gradient, the ratio of the norms written beside; cosine of the credit against
-        step, for the rules that give one at more than one step; the bars of the others are grey.
+        Bars of the cosine with the true gradient, the ratio of the norms written beside. Then, from `compare`, the
+        cosine of the credit against step, for the rules that give a credit at several steps; from `PassiveRules` the
+        cosine against batch; where there is neither, bars of the ratio of the norms.
     found : Dataset
-        May have a dimension ``seed``; medians are drawn.
+        Medians are drawn over a dimension ``seed``, means over ``batch``.
     """
+    axes = list(np.asarray(axes, dtype=object).ravel())
+    if len(axes) != 2 or not isinstance(found, xr.Dataset) or "cosine" not in found:
+        raise ValidationError("`axes` must be two Axes, and `found` what `compare` or `PassiveRules.result` gave")
     one = found.median("seed") if "seed" in found.dims else found
     rules = [str(rule) for rule in one["rule"].values]
-    whole = one.sel(parameter="psi")
+    whole = one[["cosine", "norm_ratio"]].sel(parameter="psi")
+    means = whole.mean("batch") if "batch" in whole.dims else whole
+    credit = one.get("credit_cosine")
+    curves: dict[str, Any] = {}
+    if "batch" in whole.dims:
+        curves, x, xlabel = {r: whole["cosine"].sel(rule=r) for r in rules}, whole["batch"], "batch"
+    elif credit is not None:
+        curves = {r: credit.sel(rule=r) for r in rules if credit.sel(rule=r).notnull().sum() > 1}
+        x, xlabel = one["step"], "step"
+    looks = {rule: _look(k) for k, rule in enumerate(curves)}
+    colours = [looks[rule]["color"] if rule in looks else "0.6" for rule in rules]
     y = np.arange(len(rules))[::-1]
-    gives = one["credit_cosine"].notnull().sum("step").values > 1
-    own = iter(COLOURS * len(rules))
-    colours = [next(own) if given else "0.6" for given in gives]
-    axes[0].barh(y, whole["cosine"].values, color=colours)
-    for row, ratio in zip(y, whole["norm_ratio"].values, strict=True):
+    axes[0].barh(y, means["cosine"].values, color=colours)
+    for row, ratio in zip(y, means["norm_ratio"].values, strict=True):
         axes[0].text(1.03, row, f"{ratio:.2g} ×", va="center", fontsize=8)
-    axes[0].set(yticks=y, yticklabels=rules, xlim=(min(0, float(whole["cosine"].min())) - 0.02, 1.02))
-    axes[0].set(xlabel="cosine with the true gradient   (norm ratio →)")
-    for k, rule in enumerate(rules):
-        if gives[k]:  # drawn ever thinner: rules may give the same
-            width = 5 - 4 * gives[: k + 1].sum() / gives.sum()
-            axes[1].plot(one["step"], one["credit_cosine"].sel(rule=rule), "o-", ms=3, lw=width, color=colours[k])
-            axes[1].lines[-1].set_label(rule)
+    axes[0].set(yticks=y, yticklabels=rules, xlim=(min(0, float(means["cosine"].min())) - 0.02, 1.02))
+    axes[0].set(xlabel="cosine with the true gradient")
+    if not curves:
+        axes[1].barh(y, means["norm_ratio"].values, color=colours)
+        axes[1].set(yticks=y, yticklabels=[], xlabel="norm, over that of the true gradient")
+        return axes
+    for k, (rule, values) in enumerate(curves.items()):  # drawn ever thinner: rules may give the same
+        width = 4 - 3 * k / max(len(curves) - 1, 1)
+        axes[1].plot(x, values, label=rule, lw=width, **looks[rule])
     axes[1].axhline(0, color="grey", lw=0.6)
-    axes[1].set(xlabel="step", ylabel="cosine of the credit with c + G")
+    axes[1].set(
+        xlabel=xlabel, ylabel="cosine with the true gradient" if xlabel == "batch" else "cosine of c + κg and c + G"
+    )
     axes[1].xaxis.get_major_locator().set_params(integer=True)
-    _legend_beside(axes[1])
+    axes[1].legend(fontsize=8, framealpha=0.8)
     return axes
 
 
@@ -114,6 +130,8 @@ def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray],
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if np.issubdtype(np.asarray(x).dtype, np.integer):
         ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(x) == 1:
+            ax.set_xlim(x[0] - 1, x[0] + 1)
     if len(curves) > 1:
         ax.legend(frameon=False)
     return ax
@@ -168,13 +186,16 @@ def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
     ax : matplotlib Axes
     recorded : DataArray
         A quantity of a recording with the dimension ``step`` and one of ``unit``, ``neuron``, ``synapse``, as in
-        ``xr.open_zarr(path)["g"].sel(batch=36, trial=0)``. The axis is in ms where the recording has times.
+        ``xr.open_zarr(path)["g"].sel(batch=36, trial=0)``. The axis is in ms where the recording has times. Up to 28
+        lines are named.
 
     Raises
     ------
     ValidationError
         For other dimensions; says how to choose.
     """
+    if not isinstance(recorded, xr.DataArray):
+        raise ValidationError(f"`recorded` must be a DataArray of a recording, got {type(recorded).__name__}")
     over = [dim for dim in recorded.dims if dim != "step"]
     if "step" not in recorded.dims or len(over) > 1 or (over and over[0] not in ("unit", "neuron", "synapse")):
         raise ValidationError(
@@ -186,11 +207,11 @@ def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
     lines = recorded.transpose("step", *over).values.reshape(len(x), -1)
     for k, line in enumerate(lines.T):
         label = _name_of(recorded.isel({over[0]: k}), str(over[0])) if over else None
-        ax.plot(x, line, color=COLOURS[k % len(COLOURS)], label=label)
+        ax.plot(x, line, label=label, **_look(k))
     unit = recorded.attrs.get("units", "1")
     ax.set(xlabel="time (ms)" if timed else "step", ylabel=f"{recorded.name}" + ("" if unit == "1" else f" ({unit})"))
     ax.axhline(0, color="grey", lw=0.6)
-    if over and len(lines.T) <= 12:
+    if over and len(lines.T) <= 28:
         _legend_beside(ax)
     return ax
 
@@ -223,10 +244,14 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
     ValidationError
         If `weights` is not a matrix of finite numbers.
     """
-    weights = np.asarray(weights, float)
-    if weights.ndim != 2 or not np.isfinite(weights).all():
+    weights = real_array("weights", weights).astype(float)
+    if exists is not None and (exists := real_array("exists", exists)).shape != weights.shape:
+        raise ValidationError(f"`exists` must have the shape of `weights`, {weights.shape}, got {exists.shape}")
+    if weights.ndim == 2 and not np.isfinite(weights).all():
+        raise ValidationError("`weights` must be finite")
+    if weights.ndim != 2:
         raise ValidationError(
-            f"`weights` must be a finite matrix [post, pre], got shape {weights.shape}; a projection holds one for "
+            f"`weights` must be a matrix [post, pre], got shape {weights.shape}; a projection holds one for "
             'each input of its neurons: circuit.weights["a->b"][0]'
         )
     shown = np.ma.array(weights, mask=np.zeros(weights.shape, bool) if exists is None else np.asarray(exists) == 0)
@@ -241,12 +266,24 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
 
 def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:
     """Median over seeds, with quartiles where there are several."""
-    for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
+    if not isinstance(curves, Mapping):
+        raise ValidationError(f"`curves` must be a mapping of label to values, got {type(curves).__name__}")
+    for k, (label, values) in enumerate(curves.items()):
         values = np.atleast_2d(values)
-        ax.plot(x, np.nanmedian(values, axis=0), "o-", ms=3.5, color=colour, label=label)
+        if values.shape[1] != len(x):
+            raise ValidationError(f"curves[{label!r}] has {values.shape[1]} points, `x` {len(x)}")
+        look = _look(k)
+        marker = {"marker": "o", "ms": 3.5} if len(x) <= 50 else {}
+        ax.plot(x, np.nanmedian(values, axis=0), label=label, **look, **marker)
         if len(values) > 1:
             low, high = np.nanpercentile(values, [25, 75], axis=0)
-            ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+
+
+def _look(k: int) -> dict[str, Any]:
+    """Colour and line style of the k-th of many lines."""
+    styles = ("-", "--", "-.", ":")
+    return {"color": COLOURS[k % len(COLOURS)], "ls": styles[k // len(COLOURS) % len(styles)]}
 
 
 def _legend_beside(ax: Any) -> None:

@@ -44,6 +44,8 @@ def from_timed_array(stimulus: Any, *, dt: str, duration: str, trials: int = 1) 
         values, own_dt = np.asarray(stimulus.values, float), float(stimulus.dt)
     except (AttributeError, TypeError, ValueError):
         raise ValidationError(f"`stimulus` must be a brian2.TimedArray, got {type(stimulus).__name__}") from None
+    if not np.isfinite(values).all():
+        raise ValidationError("`stimulus` must be finite")
     step, whole = (_time(name, text) for name, text in (("dt", dt), ("duration", duration)))
     steps = round(whole / step)
     if steps < 1 or abs(whole / step - steps) > 1e-6:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bpl_neuro.build import positive_int
 from bpl_neuro.checks import generator, instance, real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.codegen import array_function
@@ -107,7 +108,10 @@ class Synthesiser:
         spec = circuit.model.spec.synthesiser
         self.circuit = circuit
         self.sees = spec.sees if sees is None else sees
-        self.sees_input = spec.sees_input if sees_input is None else bool(sees_input)
+        for name, value in (("sees_input", sees_input), ("plastic_expansion", plastic_expansion)):
+            if value is not None:
+                instance(name, value, bool, "True or False")
+        self.sees_input = spec.sees_input if sees_input is None else sees_input
         if self.sees not in ("state", "rate"):
             raise ValidationError(f'`sees` must be "state" or "rate", got {self.sees!r}')
         self.n = circuit.n
@@ -117,16 +121,19 @@ class Synthesiser:
         self.P = self._subspace(subspace, dimension, rng)
         self.d = self.n if self.P is None else self.P.shape[1]
         if isinstance(subspace, str) and subspace == "learned":
-            if expansion or plastic_expansion is False:
-                raise ValidationError('`subspace` = "learned" is a plastic layer itself: leave `expansion` out')
+            if expansion or (expansion is None and spec.expansion) or fan_in is not None or plastic_expansion is False:
+                raise ValidationError(
+                    '`subspace` = "learned" is a plastic layer itself and sees everything: leave `fan_in` and '
+                    "`expansion` out, and give expansion=0 where the model has one"
+                )
             self._expand(seen, dimension, seen, rng, linear=True)
             plastic_expansion = True
         else:
             self._expand(seen, expansion, fan_in, rng)
         if plastic_expansion is None:
             plastic_expansion = bool(spec.expansion and spec.expansion.plastic)
-        if not isinstance(plastic_expansion, bool):
-            raise ValidationError(f"`plastic_expansion` must be True or False, got {plastic_expansion!r}")
+        elif plastic_expansion and self.Q is None:
+            raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
         self.plastic_expansion = plastic_expansion and self.Q is not None
         if self.plastic_expansion and self.P is not None:
             raise ValidationError("`subspace` with a plastic expansion layer is not there; use a fixed one")
@@ -222,12 +229,17 @@ class Synthesiser:
                 raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
             if given is None:
                 return None
-            if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= self.n:
+            d = positive_int("dimension", dimension)
+            if d > self.n:
                 raise ValidationError(f"`dimension` must lie in 1 … {self.n}, got {dimension!r}")
             if given == "learned":
                 return None
-            given = np.linalg.qr(rng.normal(size=(self.n, dimension)))[0]
+            given = np.linalg.qr(rng.normal(size=(self.n, d)))[0]
+        elif dimension is not None:
+            raise ValidationError("`dimension` is that of the array in `subspace`: leave it out")
         P = real_array("subspace", given).astype(float)
+        if not np.isfinite(P).all():
+            raise ValidationError("`subspace` must be finite")
         if P.ndim != 2 or len(P) != self.n or not 1 <= P.shape[1] <= self.n:
             raise ValidationError(f"`subspace` must have shape ({self.n}, d), got {P.shape}")
         if not np.allclose(P.T @ P, np.eye(P.shape[1]), atol=1e-6):
@@ -240,10 +252,13 @@ class Synthesiser:
         """Draw the weights of the expansion layer."""
         model, spec = self.circuit.model, self.circuit.model.spec.synthesiser.expansion
         size = (spec.size if spec else 0) if size is None else size
+        given_fan_in = fan_in
         fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
             raise ValidationError(f"`expansion` must be a whole number ≥ 0, got {size!r}")
         if size == 0:
+            if given_fan_in is not None:
+                raise ValidationError("`fan_in` belongs to an expansion layer: give `expansion`, its size")
             return
         if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= seen:
             raise ValidationError(f"`fan_in` must lie in 1 … {seen} (what there is to see), got {fan_in!r}")

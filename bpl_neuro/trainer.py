@@ -6,13 +6,13 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from bpl_neuro import checkpointing
 from bpl_neuro.build import positive_int, whole_steps
-from bpl_neuro.checks import generator, number
+from bpl_neuro.checks import generator, instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Curriculum, Task
 from bpl_neuro.errors import ValidationError
@@ -26,6 +26,7 @@ from bpl_neuro.rules.base import Gradients, Rule
 __all__ = ["Recording", "Trainer"]
 
 
+@runtime_checkable
 class Recording(Protocol):
     """What `Trainer.fit` asks of a recorder; see `bpl_neuro.recording.Recorder`."""
 
@@ -106,7 +107,8 @@ class Trainer:
     ) -> None:
         if schedule not in rule.schedules:
             raise ValidationError(
-                f"`schedule` must be one of {', '.join(rule.schedules)} for this rule (and its trace), got {schedule!r}"
+                f"`schedule` must be {' or '.join(map(repr, rule.schedules))} for {rule!r}, got {schedule!r}"
+                + ("; it knows its gradient only at a trial's end" if schedule == "step" else "")
             )
         for name, part in (("readout", readout), ("rule", rule)):
             if getattr(part, "circuit", circuit) is not circuit:
@@ -116,6 +118,10 @@ class Trainer:
         self.theta = rule.initial_theta()
         self.optimisers = by_name(optimiser, checkpointing.PARAMETERS)
         self.update_every = positive_int("update_every", update_every)
+        if schedule == "trial" and self.update_every > 1:
+            raise ValidationError(
+                '`update_every` counts steps of `schedule` = "step"; per trial there is one update a batch'
+            )
         self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
         for name, value in (("rate_penalty", rate_penalty), ("weight_penalty", weight_penalty)):
             number(name, value)
@@ -225,6 +231,13 @@ class Trainer:
             Itself.
         """
         positive_int("epochs", epochs), positive_int("batch_size", batch_size)
+        if stop_at is not None:
+            positive_int("stop_at", stop_at)
+        instance("task", task, Task, "a task: an object with `batches`, `input_size`, `output_size`, `loss` and `name`")
+        if recorder is not None:
+            instance("recorder", recorder, Recording, "a Recorder or PassiveRules")
+        if not isinstance(callbacks, Iterable):
+            raise ValidationError(f"`callbacks` must be a list of functions of (trainer, outcome), got {callbacks!r}")
         if checkpoint_every is not None:
             positive_int("checkpoint_every", checkpoint_every)
         callbacks = [*([recorder.batch_done] if recorder else []), *callbacks]
@@ -234,8 +247,9 @@ class Trainer:
             curriculum.restore(self._task_state)
         elif curriculum:
             self._task_state = curriculum.state()
-        self._beginning = None
-        self._beginning = Beginning(self.fork(), task, batch_size, validate)
+        if self.epoch < epochs and self.batches != stop_at:
+            self._beginning = None
+            self._beginning = Beginning(self.fork(), task, batch_size, validate)
         with training_progress(progress) as bar:
             while self.epoch < epochs and self.batches != stop_at:
                 job = bar.add_task(f"epoch {self.epoch + 1}/{epochs}", total=None, loss="")

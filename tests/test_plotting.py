@@ -68,5 +68,5 @@ def test_weights_are_drawn_with_absent_synapses_left_out():
     np.testing.assert_array_equal(drawn.filled(0), weights)
     assert image.get_clim() == (-2, 2) and ax.get_xlabel() == "exc" and ax.get_ylabel() == "inh"
     for wrong in (np.ones(3), np.ones((1, 2, 2)), np.array([[np.nan]])):
-        with pytest.raises(bpl.ValidationError, match="matrix"):
+        with pytest.raises(bpl.ValidationError, match=r"matrix|finite"):
             bpl.plot_weights(axes[0, 0], wrong)

@@ -176,7 +176,8 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
         if getattr(value, "shape", None) == c.shape:
             looks[name] = lambda step, name=name: step.signals[name][:, states]  # type: ignore[misc]
     own = [name for name in PARAMETERS if trainer.parameter(name) is not None]
-    known = [*looks, "trace", "loss", *own]
+    traced = ["trace"] if isinstance(trainer.rule, BPLambda) else []
+    known = [*looks, *traced, "loss", *own]
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise ValidationError(f"`quantities` must be some of {', '.join(known)} with this rule, got {list(names)}")
     found = {"batch": Variable((), (), "int64", {"long_name": "batches trained, this one included"})}

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from bpl_neuro.build import positive_int
+from bpl_neuro.checks import instance
 from bpl_neuro.errors import BplError, ValidationError
 from bpl_neuro.loop import Outcome, Step
 from bpl_neuro.recording.quantities import (
@@ -94,6 +95,9 @@ class Recorder:
         buffer_bytes: int = 64 * 2**20,
         resume_at: int | None = None,
     ) -> None:
+        instance("trainer", trainer, Trainer, "a Trainer"), instance("path", path, str | Path, "a path")
+        if not isinstance(quantities, Sequence) or any(not isinstance(name, str) for name in quantities):
+            raise ValidationError(f"`quantities` must be a name or a list of names, got {quantities!r}")
         self.trainer, self.path, circuit = trainer, Path(path), trainer.circuit
         self._every, self._buffer_bytes = positive_int("every", every), positive_int("buffer_bytes", buffer_bytes)
         self._flush_every = None if flush_every is None else positive_int("flush_every", flush_every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from bpl_neuro.checks import instance
@@ -75,7 +76,7 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
     ValidationError
         For an unknown rule or option; says which there are.
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise ValidationError(f"`name` must be one of {', '.join(RULES)}, got {name!r}")
     instance("on", on, Circuit | Synthesiser, "a Circuit or a Synthesiser")
     rule = RULES[name]
@@ -83,7 +84,19 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
         on = Synthesiser(on)
     elif not rule.needs_synthesiser and isinstance(on, Synthesiser):
         on = on.circuit
-    try:
-        return rule(on, **options)  # type: ignore[call-arg]
-    except TypeError as error:
-        raise ValidationError(f"{name}: {error}") from None
+    known = _options(rule)
+    if unknown := options.keys() - known:
+        raise ValidationError(f"{name} has no option {sorted(unknown)[0]!r}; it has {', '.join(known)}")
+    return rule(on, **options)  # type: ignore[call-arg]
+
+
+def _options(rule: type[Rule]) -> list[str]:
+    """Names of the keyword arguments of a rule, those handed on to its base included."""
+    found: dict[str, None] = {}
+    for kind in rule.__mro__:
+        if "__init__" in vars(kind) and kind is not object:
+            parameters = inspect.signature(kind).parameters.values()
+            found |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    return list(found)

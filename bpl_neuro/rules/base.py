@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.transition import Transition
 
-__all__ = ["Carry", "Gradients", "Rule"]
+__all__ = ["Carry", "Gradients", "Rule", "said"]
 
 Carry = dict[str, Any]
 #: "psi" → (|Ψ|,), "theta" → (n, m): gradients to descend, summed over trials
@@ -36,8 +36,8 @@ class Rule(ABC):
     local : bool
         Every synapse needs only what its two neurons know, and a signal sent to its target.
     memory, time : str
-        What it keeps, and what it does per step, beyond running the circuit: with N neurons of S states and P inputs,
-        n = N·S, T steps of a trial, B trials, |Ψ| and |θ| parameters. Time is per trial.
+        What it keeps, and what it does per step of each trial, beyond running the circuit: with N neurons of S states
+        and P inputs, n = N·S, T steps of a trial, B trials, |Ψ| and |θ| parameters.
     needs_synthesiser : bool
         Whether it is made on a `Synthesiser` rather than on a circuit.
     feedback : Feedback
@@ -112,3 +112,9 @@ class Rule(ABC):
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """Gradients that are only known when all trials of a batch have ended."""
         return {}
+
+
+def said(rule: Rule, **options: Any) -> str:
+    """What a rule's repr has in brackets: its options, and its feedback if it is not the usual one."""
+    shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in options.items()]
+    return ", ".join([*shown, *([] if rule.feedback.kind == "exact" else [f"feedback={rule.feedback!r}"])])

@@ -21,7 +21,7 @@ from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.quantities import brian2_parts
-from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.base import Carry, Gradients, Rule, said
 from bpl_neuro.rules.traces import TRACES, LazyTrace
 from bpl_neuro.spec import checked_quantity
 from bpl_neuro.synthesiser import Synthesiser
@@ -243,7 +243,9 @@ class BPLambda(Rule):
 
     def __repr__(self) -> str:
         trace = next(name for name, kind in TRACES.items() if type(self.trace) is kind)
-        return f"BPLambda(gamma={self.gamma:g}, lam={self.lam:g}, sg_weight={self.sg_weight:g}, trace={trace!r})"
+        window = {"window": self.trace.window} if isinstance(self.trace, LazyTrace) and self.trace.window else {}
+        options = {"gamma": self.gamma, "lam": self.lam, "sg_weight": self.sg_weight, "trace": trace, **window}
+        return f"{type(self).__name__}({said(self, **options)})"
 
 
 class OnDemand(Mapping[str, Any]):

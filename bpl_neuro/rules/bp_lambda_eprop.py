@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bpl_neuro.checks import instance
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.eligibility import Eligibility, own_past, sweep_back
@@ -43,7 +44,7 @@ class BPLambdaEProp(BPLambda):
 
     def __init__(self, synthesiser: Synthesiser, *, discounted: bool = False, **keywords: Any) -> None:
         super().__init__(synthesiser, **keywords)
-        self.discounted = bool(discounted)
+        self.discounted = instance("discounted", discounted, bool, "True or False")
         self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
 
     def _hold(self, trace: str, **options: Any) -> None:
@@ -76,6 +77,3 @@ class BPLambdaEProp(BPLambda):
         back = self.feedback.transition(transition)
         late = back.vjp(c + (self.gamma if self.discounted else 1.0) * prospective, "between")
         return late + (1 - self.gamma) * back.vjp(c, "within") if self.discounted and self.gamma < 1 else late
-
-    def __repr__(self) -> str:
-        return super().__repr__().replace("BPLambda", "BPLambdaEProp")

@@ -9,7 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.base import Carry, Gradients, Rule, said
 from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["BPTT", "TruncatedBPTT", "window_ends"]
@@ -31,7 +31,7 @@ class BPTT(Rule):
 
     name = "bptt"
     online, exact, local = False, True, False
-    memory, time = "B·T·(n + factors)", "T·P·N²"
+    memory, time = "B·T·(n + factors)", "P·N²"
     schedules = ("trial",)
     #: steps of a window, None for the whole trial
     steps: int | None = None
@@ -64,7 +64,7 @@ class BPTT(Rule):
         return {"psi": parameter_gradient(carry["transitions"], credit[::-1])}
 
     def __repr__(self) -> str:
-        return "BPTT()"
+        return f"BPTT({said(self)})"
 
 
 class TruncatedBPTT(BPTT):
@@ -90,7 +90,7 @@ class TruncatedBPTT(BPTT):
         self.steps = positive_int("steps", steps)
 
     def __repr__(self) -> str:
-        return f"TruncatedBPTT(steps={self.steps})"
+        return f"TruncatedBPTT({said(self, steps=self.steps)})"
 
 
 def window_ends(end: Sequence[Any], steps: int | None, xp: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.base import Carry, Gradients, Rule, said
 from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
@@ -206,7 +206,7 @@ class EligibilityRule(Rule):
         return {"psi": sweep_back(carry["transitions"], carry["c"], carry["end"], self.block)}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{type(self).__name__}({said(self, trace='sweep' if self.deferred else 'local')})"
 
 
 def _wide(factor: Any, axes: int) -> Any:

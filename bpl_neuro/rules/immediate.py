@@ -8,7 +8,7 @@ from typing import Any
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Rule
+from bpl_neuro.rules.base import Carry, Rule, said
 from bpl_neuro.transition import Transition
 
 __all__ = ["Immediate"]
@@ -44,4 +44,4 @@ class Immediate(Rule):
         return carry, {"credit": c}, transition.parameter_gradient(c)
 
     def __repr__(self) -> str:
-        return "Immediate()"
+        return f"Immediate({said(self)})"

@@ -9,7 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.base import Carry, Gradients, Rule, said
 from bpl_neuro.rules.bp_lambda import per_step
 from bpl_neuro.rules.bptt import window_ends
 from bpl_neuro.synthesiser import Synthesiser
@@ -37,6 +37,11 @@ class NStepSG(Rule):
     feedback : str or Feedback
         What errors and credit between neurons go back through.
 
+    Attributes
+    ----------
+    pathway : (n, n) array or None
+        As in `BPLambda`.
+
     References
     ----------
     M. Jaderberg et al. 2017, ICML, "Decoupled neural interfaces using synthetic gradients".
@@ -62,6 +67,7 @@ class NStepSG(Rule):
         self.gamma = per_step("gamma", gamma, synthesiser.circuit.model.dt)
         self.sg_weight = number("sg_weight", sg_weight)
         self.feedback = Feedback.of(feedback)
+        self.pathway: Any = None
 
     @property
     def circuit(self) -> Circuit:
@@ -104,9 +110,10 @@ class NStepSG(Rule):
                 starts = cut[t] & ~end[t]
                 response = self.synthesiser(self.synthesiser.z(transitions[t]), theta)
                 dtheta -= self.synthesiser.gradient(starts[:, None] * (target - response.g), response)
-            credits.append(c[t] + self.circuit.xp.where(last, self.sg_weight * g[t], arriving))
+            reaching = g[t] if self.pathway is None else g[t] @ self.pathway
+            credits.append(c[t] + self.circuit.xp.where(last, self.sg_weight * reaching, arriving))
             target = c[t] + self.circuit.xp.where(last, self.gamma * g[t], target)
         return {"theta": dtheta, "psi": parameter_gradient(transitions, credits[::-1])}
 
     def __repr__(self) -> str:
-        return f"NStepSG(steps={self.steps}, gamma={self.gamma:g}, sg_weight={self.sg_weight:g})"
+        return f"NStepSG({said(self, steps=self.steps, gamma=self.gamma, sg_weight=self.sg_weight)})"

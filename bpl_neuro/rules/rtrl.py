@@ -8,7 +8,7 @@ from typing import Any
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Rule
+from bpl_neuro.rules.base import Carry, Rule, said
 from bpl_neuro.transition import Transition
 
 __all__ = ["RTRL"]
@@ -52,4 +52,4 @@ class RTRL(Rule):
         return {"M": M}, {"learning_signal": c}, gradient
 
     def __repr__(self) -> str:
-        return "RTRL()"
+        return f"RTRL({said(self)})"
