@@ -233,7 +233,7 @@ def synapse_trace(
         local_carry = local.restart(local.step(local_carry, step.transition, response), step.end)
         delta = circuit.backend.to_host(step.signals["delta"])[0]
         e = circuit.backend.to_host(step.carry["trace"]["e"])[0, :, a * s.m + j]
-        own = local_carry["e"][index][0, unit, k, k, j]
+        own = local_carry["e"][index][k, 0, unit, k, j]
         rows.append([response.z[0, j], e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
         e_prev = e.copy()
         steps.append(step)

@@ -6,8 +6,9 @@ what a rule would do with one batch, nothing changed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -173,20 +174,23 @@ def run_batch(
     _check_theta(rule, theta)
     check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
     xp, dtype, B = circuit.xp, circuit.dtype, batch.size
-    x = xp.asarray(batch.x, dtype)
+    x = xp.ascontiguousarray(xp.asarray(batch.x, dtype).transpose(1, 0, 2))  # step by step
     y = xp.asarray(batch.y, dtype if batch.y.ndim == 3 else None)
     trial_weight = readout.trial_weight(B)
     weight = xp.asarray(batch.mask, dtype)
     end = xp.asarray(batch.end)
     due: Any = batch.mask.any(axis=0)
     silent = xp.zeros((B, circuit.n), dtype)
-    if start is None:
+    if start is not None:
+        # A rule may work on its carry in place; if this piece fails, the stream still stands where it did.
+        start = replace(start, carry=copy.deepcopy(start.carry))
+    else:
         start = Position(circuit.initial_state(B), rule.init(B) if rule else {}, (silent,) * error_delay)
     if start.state.s.shape[0] != B:
         raise ValidationError(f"the stream has {start.state.s.shape[0]} rows, this piece {B}")
     state, carry, pending = start.state, start.carry, list(start.pending)
     outcome = Outcome()
-    drives = circuit.drive(xp.ascontiguousarray(x.transpose(1, 0, 2))) if frozen else None
+    drives = circuit.drive(x) if frozen else None
 
     def deliver(name: str, gradient: Any, step: int) -> Any:
         try:
@@ -203,7 +207,7 @@ def run_batch(
         for t in range(batch.steps):
             added = None if noise is None else circuit.draw_noise(noise, B)
             drive = None if drives is None else [own[t] for own in drives]
-            transition = circuit.step(state, x[:, t], noise=added, linearise=rule is not None, drive=drive)
+            transition = circuit.step(state, x[t], noise=added, linearise=rule is not None, drive=drive)
             check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
             c, readout_gradient = silent, None
             if due[t]:

@@ -245,7 +245,7 @@ class Transition:
         out = []
         for pop, C, v_own in zip(self.wiring.populations, self.C, parts, strict=True):
             w = xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
-            _add_products(w, v_own, C, xp)
+            _add_products(w, v_own, C)
             out.append(w)
         return out
 
@@ -321,22 +321,18 @@ def _stacked_input_credit(transitions: Sequence[Transition], credits: Sequence[A
         for key, first in transitions[0].C[q].items():
             by_trial = getattr(first, "ndim", 0) == 2  # else it is the same for all trials, and at all steps
             C[key] = xp.concatenate([t.C[q][key] for t in transitions]) if by_trial else first
-        _add_products(w, v_own, C, xp)
+        _add_products(w, v_own, C)
         out.append(w)
     return out
 
 
-def _add_products(w: Any, v_own: Sequence[Any], C: Mapping[tuple[int, int], Any], xp: Any) -> None:
+def _add_products(w: Any, v_own: Sequence[Any], C: Mapping[tuple[int, int], Any]) -> None:
     """w[:, p] = Σ_k v_k C[k, p], (B, P, N), in place."""
-    there = set()
-    for (k, p), c in C.items():
-        if p in there:
-            w[:, p] += v_own[k] * c
-        else:
-            xp.multiply(v_own[k], c, out=w[:, p])
-            there.add(p)
-    for p in set(range(w.shape[1])) - there:
-        w[:, p] = 0
+    sums: list[Any] = [None] * w.shape[1]
+    for (k, p), c in C.items():  # products of whole arrays, copied once: writing them into w's rows would be slower
+        sums[p] = _plus(sums[p], v_own[k] * c)
+    for p, total in enumerate(sums):
+        w[:, p] = 0 if total is None else total
 
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:

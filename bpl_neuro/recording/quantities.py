@@ -245,7 +245,7 @@ def trace_column(rule: Any, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
     if isinstance(trace, LocalTrace):
         q, pop = next((q, p) for q, p in enumerate(s.circuit.populations) if a < p.state_slice.stop)
         unit, k = divmod(a - pop.state_slice.start, pop.S)
-        return slice(a - k, a - k + pop.S), held["e"][q][:, unit, k, :, j].copy()
+        return slice(a - k, a - k + pop.S), held["e"][q][:, :, unit, k, j].T.copy()
     if isinstance(trace, LeakTrace):
         return slice(a, a + 1), held["e"][:, a if held["e"].shape[1] > 1 else 0, j, None].copy()
     return slice(a, a + 1), trace.gain * held["slope"][:, a, None] * held["e"][trace._rate][:, j, None]

@@ -19,6 +19,7 @@ clears it where trials end (step 6).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from bpl_neuro.codegen import array_function
@@ -171,9 +172,10 @@ def _cleared(e: Any, end: Any) -> Any:
 
 
 class LocalTrace(OwnTrace):
-    """Only the own unit's block of J: e[b, i, k, l, j] for synapse j → output of state k of neuron i.
+    """Only the own unit's block of J: e[l, b, i, k, j], at state l, for synapse j → output of state k of neuron i.
 
-    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out.
+    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out. Updated in
+    place, one pass over the memory for each entry of A.
     """
 
     memory, time = "B·|θ|·S", "|θ|·S²"
@@ -186,33 +188,55 @@ class LocalTrace(OwnTrace):
             )
 
     def init_output(self, batch: int) -> Carry:
-        s = self.synthesiser
-        return {
-            "e": [
-                s.circuit.xp.zeros((batch, pop.N, pop.S, pop.S, s.m), s.circuit.dtype) for pop in s.circuit.populations
-            ]
-        }
+        xp, dtype, m = self.synthesiser.circuit.xp, self.synthesiser.circuit.dtype, self.synthesiser.m
+        return {"e": [xp.zeros((p.S, batch, p.N, p.S, m), dtype) for p in self.synthesiser.circuit.populations]}
 
     def collect_output(self, carry: Carry, delta: Any) -> Any:
         xp, parts = self.synthesiser.circuit.xp, []
         for pop, e in zip(self.synthesiser.circuit.populations, carry["e"], strict=True):
             own = delta[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            parts.append(xp.einsum("bil,biklj->ikj", own, e).reshape(pop.N * pop.S, -1))
+            total = sum(xp.einsum("bi,bikj->ikj", own[..., k], e[k]) for k in range(pop.S))
+            parts.append(total.reshape(pop.N * pop.S, -1))
         return xp.concatenate(parts)
 
     def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
-        s, xp, new = self.synthesiser, self.synthesiser.circuit.xp, []
+        s, xp = self.synthesiser, self.synthesiser.circuit.xp
         added = outer(self.gain * response.slope, response.z)
         for pop, A, e in zip(s.circuit.populations, transition.A, carry["e"], strict=True):
-            moved = xp.zeros_like(e)
-            for (k, j), a in A.items():
-                factor = a[..., None, None] if getattr(a, "ndim", 0) else a
-                moved[:, :, :, k] += (self.decay * factor) * e[:, :, :, j]
-            own = xp.broadcast_to(added, (e.shape[0], s.n, s.m))[:, pop.state_slice]
+            self._move(e, A, xp)
+            own = xp.broadcast_to(added, (e.shape[1], s.n, s.m))[:, pop.state_slice].reshape(-1, pop.N, pop.S, s.m)
             for k in range(pop.S):
-                moved[:, :, k, k] += own.reshape(-1, pop.N, pop.S, s.m)[:, :, k]
-            new.append(moved)
-        return {"e": new}
+                e[k, :, :, k] += own[:, :, k]
+        return {"e": carry["e"]}
+
+    def _move(self, e: Any, A: Mapping[tuple[int, int], Any], xp: Any) -> None:
+        """e ← γλ A e, a row at a time, each after all that are made of it; with a copy only where there is no order."""
+        rows = {k: {j: self.decay * a for (row, j), a in A.items() if row == k} for k in range(len(e))}
+        old = e
+        while rows:
+            free = [k for k in rows if not any(k in rows[other] for other in rows if other != k)]
+            if not free:
+                old, free = e.copy(), list(rows)
+            for k in free:
+                self._make_row(e, old, k, rows.pop(k), xp)
+
+    def _make_row(self, e: Any, old: Any, k: int, factors: dict[int, Any], xp: Any) -> None:
+        wide = {j: a[..., None, None] if getattr(a, "ndim", 0) else a for j, a in factors.items()}
+        if not wide:
+            e[k] = 0
+        first = k if k in wide else next(iter(wide), None)
+        for j in sorted(wide, key=lambda j: j != first):
+            if j == first:
+                xp.multiply(old[j], wide[j], out=e[k])
+            else:
+                e[k] += wide[j] * old[j]
+
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        if not end.any():
+            return carry
+        for e in carry["e"]:
+            e[:, end] = 0
+        return super().restart({key: value for key, value in carry.items() if key != "e"}, end) | {"e": carry["e"]}
 
 
 class LeakTrace(OwnTrace):
