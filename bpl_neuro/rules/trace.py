@@ -1,0 +1,50 @@
+"""What every form of the synthesiser's eligibility trace has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from bpl_neuro.rules.base import Carry
+from bpl_neuro.synthesiser import Response, Synthesiser
+from bpl_neuro.transition import Transition
+
+__all__ = ["Trace", "cleared"]
+
+
+class Trace(ABC):
+    """A form of the trace. Holds the synthesiser, γλ and the weight of the input; what changes lives in the carry."""
+
+    exact: bool
+    schedules: tuple[str, ...]
+    #: as in `Rule`
+    memory: str
+    time: str
+
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
+        self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
+
+    @abstractmethod
+    def init(self, batch: int) -> Carry:
+        """e = 0."""
+
+    @abstractmethod
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        """Σ_B δ_{t−1} e_{t−1}, of the shape of θ, or None if it is only known at the end."""
+
+    @abstractmethod
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        """e_t from e_{t−1}."""
+
+    @abstractmethod
+    def restart(self, carry: Carry, end: Any) -> Carry:
+        """e = 0 in the trials that end."""
+
+
+def cleared(e: Any, end: Any) -> Any:
+    """A trace, or a list of traces, of (B, …): 0 in the trials that end."""
+    if isinstance(e, list):
+        return [cleared(part, end) for part in e]
+    kept = e.copy()
+    kept[end] = 0
+    return kept
