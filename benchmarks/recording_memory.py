@@ -23,7 +23,7 @@ def one(batches: int, folder: str | None) -> None:
     circuit = bpl.Circuit("leaky_tanh", 30, task.input_size, seed=0, dtype="float32")
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, trace="local")
     trainer = bpl.Trainer(circuit, bpl.Readout(circuit, task.output_size, seed=1), rule, schedule="step")
-    common = {"epochs": -(-batches // 100), "batch_size": 20, "stop_at": batches, "validate": False, "progress": False}
+    common = {"epochs": None, "batch_size": 20, "stop_at": batches, "validate": False, "progress": False}
     if folder:
         with bpl.Recorder(trainer, Path(folder) / "r.zarr", ["state", "g", "delta", "theta", "loss"]) as recorder:
             trainer.fit(task, recorder=recorder, **common)

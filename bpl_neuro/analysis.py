@@ -8,18 +8,26 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bpl_neuro.checks import generator, real_array
+from bpl_neuro.build import positive_int
+from bpl_neuro.checks import real_array
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.loop import Step, run_batch
+from bpl_neuro.loop import Step, collect_steps, run_batch
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules.base import Rule
 from bpl_neuro.rules.bp_lambda import BPLambda
-from bpl_neuro.rules.traces import LocalTrace
+from bpl_neuro.rules.traces import FullTrace, LocalTrace
 from bpl_neuro.trainer import Trainer
 
-__all__ = ["alignment", "causality", "cosine", "principal_subspace", "synapse_trace", "true_later_gradient"]
+__all__ = [
+    "alignment",
+    "causality",
+    "cosine",
+    "principal_subspace",
+    "synapse_trace",
+    "trial_mean",
+    "true_later_gradient",
+]
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -36,23 +44,6 @@ def true_later_gradient(steps: Sequence[Step], gamma: float = 1.0) -> list[Any]:
     for now, ahead in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
         later.append(~now.end[:, None] * ahead.transition.vjp(ahead.c + gamma * later[-1]))
     return later[::-1]
-
-
-def collect_steps(
-    circuit: Circuit, readout: Readout, rule: Rule, batch: Batch, theta: Any, noise: int | None = None
-) -> tuple[list[Step], dict[str, Any]]:
-    """Every step of a batch, with nothing learned, and the summed gradients by name."""
-    steps: list[Step] = []
-    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    sums: dict[str, Any] = {}
-
-    def receive(name: str, gradient: Any) -> Any:
-        sums[name] = sums[name] + gradient if name in sums else gradient
-        return current[name]
-
-    rng = None if noise is None else generator("noise", noise)
-    run_batch(circuit, readout, rule, batch, theta, receive, watch=steps.append, noise=rng)
-    return steps, sums
 
 
 def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, theta: Any) -> xr.Dataset:
@@ -83,15 +74,15 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
     found, optimum = (np.where(going_on, cosine(v + c, G + c), np.nan)[keep] for v in (g, best))
     return xr.Dataset(
         {
-            "cosine": ("step", _mean(found)),
-            "optimum": ("step", _mean(optimum)),
+            "cosine": ("step", trial_mean(found)),
+            "optimum": ("step", trial_mean(optimum)),
             "zero_vectors": ("step", (np.isnan(found) & going_on[keep]).sum(axis=1)),
         },
         {"step": np.flatnonzero(keep) + 1},
     )
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def trial_mean(values: np.ndarray) -> np.ndarray:
     """Mean over trials without NaNs; NaN where there is none."""
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
@@ -170,7 +161,7 @@ def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
     """
     rows = real_array("errors", errors).astype(float)
     rows = rows.reshape(-1, rows.shape[-1])
-    if isinstance(dimension, bool) or not isinstance(dimension, int) or not 1 <= dimension <= rows.shape[1]:
+    if positive_int("dimension", dimension) > rows.shape[1]:
         raise ValidationError(f"`dimension` must lie in 1 … {rows.shape[1]}, got {dimension!r}")
     if not np.isfinite(rows).all():
         raise ValidationError("`errors` must be finite")
@@ -214,7 +205,7 @@ def synapse_trace(
         raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {synapse}")
     if not 0 <= trial < batch.size:
         raise ValidationError(f"`trial` must lie in 0 … {batch.size - 1}, got {trial}")
-    if "e" not in rule.trace.init(1) or rule.local:
+    if not isinstance(rule.trace, FullTrace):
         raise ValidationError('`rule` must hold the full trace: BPLambda(…, trace="full")')
     one = batch[trial : trial + 1]
     local = LocalTrace(s, rule.gamma * rule.lam)

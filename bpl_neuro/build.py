@@ -24,6 +24,7 @@ __all__ = [
     "population_sizes",
     "positive_int",
     "scale_to_radius",
+    "seconds",
     "whole_steps",
     "wire",
 ]
@@ -207,13 +208,18 @@ def _exact_constants(M: tuple[Any, ...], S: int, N: int, dt: float) -> list[Any]
     return [float(p[0, k]) if same else p[:, k] for p in parts for k in range(S * S)]
 
 
-def whole_steps(name: str, value: int | str, dt: float) -> int:
-    """A number of steps, given as such or as a time."""
+def seconds(name: str, text: str) -> float:
+    """A time in seconds, from a text like ``"20*ms"``."""
+    return checked_quantity(text, brian2_parts().SECOND, f"`{name}`")
+
+
+def whole_steps(name: str, value: int | str, dt: float, least: int = 0) -> int:
+    """A number of steps, given as such or as a time; ValidationError unless it is whole and at least `least`."""
     if isinstance(value, str):
-        steps = checked_quantity(value, brian2_parts().SECOND, f"`{name}`") / dt
-        if steps < 0 or abs(steps - round(steps)) > 1e-6:
-            raise ValidationError(f"`{name}` must be a whole number of steps of {dt:g} s, got {value!r}")
+        steps = seconds(name, value) / dt
+        if round(steps) < least or abs(steps - round(steps)) > 1e-6:
+            raise ValidationError(f"`{name}` must be a whole number (≥ {least}) of steps of {dt:g} s, got {value!r}")
         return round(steps)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValidationError(f'`{name}` must be a whole number ≥ 0 or a time like "20*ms", got {value!r}')
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValidationError(f'`{name}` must be a whole number ≥ {least} or a time like "20*ms", got {value!r}')
     return value

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bpl_neuro.circuit import clamped_from
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.loop import Position, Totals
 from bpl_neuro.storage import read_arrays, write_arrays
@@ -35,7 +34,7 @@ def save(trainer: Any, path: str | Path) -> None:
         "ends": trainer._ends,
         "task": trainer._task_state,
         "trained": list(trainer._moments),
-        "clamped": trainer.circuit.clamped,
+        "clamped": [[*key, value] for key, value in trainer.circuit.clamped.items()],
         "trials": trainer.trials,
         "batches": trainer.batches,
         "epoch": trainer.epoch,
@@ -69,7 +68,8 @@ def restore(trainer: Any, path: str | Path) -> None:
     trainer.circuit.psi, trainer.readout.phi = arrays["psi"], arrays["phi"]
     trainer.theta = arrays.get("theta")
     trainer.optimisers = {name: o for name, o in trainer.optimisers.items() if name in trained}
-    trainer.circuit.clamped, trainer.circuit.mask = clamped_from(meta["clamped"]), arrays.get("changed/mask")
+    trainer.circuit.clamped = {(q, unit): value for q, unit, value in meta["clamped"]}
+    trainer.circuit.mask = arrays.get("changed/mask")
     if hasattr(trainer.rule, "pathway"):
         trainer.rule.pathway = arrays.get("changed/pathway")
     trainer._moments, trainer._position = moments, position

@@ -25,7 +25,7 @@ from bpl_neuro.spec import Model
 from bpl_neuro.storage import read_arrays, write_arrays
 from bpl_neuro.transition import Local, State, Synapses, Transition
 
-__all__ = ["Circuit", "clamped_from"]
+__all__ = ["Circuit"]
 
 
 class Circuit:
@@ -56,7 +56,7 @@ class Circuit:
     n : int
         Size of the flat state.
     clamped : dict
-        Population number → neuron → value at which its first state variable is held; see `clamp`.
+        (Population number, neuron) → value at which its first state variable is held; see `clamp`.
     layout : Layout
         Names and shapes of the blocks of `psi`.
 
@@ -104,7 +104,7 @@ class Circuit:
         mask = exists * plastic
         self.mask = None if mask.all() else mask
         self._signs = self.xp.asarray(signs, self.dtype) if signs.any() else None
-        self.clamped: dict[int, dict[int, float]] = {}
+        self.clamped: dict[tuple[int, int], float] = {}
         self.psi = psi
 
     @property
@@ -191,8 +191,10 @@ class Circuit:
             raise ValidationError(f"`units` must be indices in 0 … {last}, got {units.tolist()}")
         if value is not None and not np.isfinite(value):
             raise ValidationError(f"`value` must be finite, got {value!r}")
-        held = {k: v for k, v in self.clamped.get(q, {}).items() if k not in units}
-        self.clamped[q] = held if value is None else held | {int(unit): float(value) for unit in units}
+        keys = [(q, int(unit)) for unit in units]
+        self.clamped = {key: held for key, held in self.clamped.items() if key not in keys}
+        if value is not None:
+            self.clamped |= dict.fromkeys(keys, float(value))
 
     def draw_noise(self, rng: np.random.Generator, batch: int) -> Any:
         """One step's additive noise for (B, n) states, or None for a model without noise."""
@@ -330,7 +332,7 @@ class Circuit:
             "sizes": self.sizes,
             "inputs": self.inputs,
             "dtype": self.dtype.name,
-            "clamped": self.clamped,
+            "clamped": [[*key, value] for key, value in self.clamped.items()],
             "parameters": {key: np.asarray(v).tolist() for key, v in self._overrides.items()},
         }
         arrays = {"psi": self.psi} if self.mask is None else {"psi": self.psi, "mask": self.mask}
@@ -357,7 +359,7 @@ class Circuit:
             )
             circuit.psi = arrays["psi"]
             circuit.mask = arrays.get("mask")
-            circuit.clamped = clamped_from(meta["clamped"])
+            circuit.clamped = {(q, unit): value for q, unit, value in meta["clamped"]}
         except KeyError as error:
             raise ValidationError(f"{path}: {error} is missing from the file") from None
         return circuit
@@ -379,8 +381,11 @@ class Circuit:
 
     def _hold(self, s: Any, A: list[Any], C: list[Any]) -> None:
         """Clamped states: the value itself, and derivatives 0."""
-        for q, held in self.clamped.items():
-            pop, units = self.populations[q], list(held)
+        for q, pop in enumerate(self.populations):
+            held = {unit: value for (p, unit), value in self.clamped.items() if p == q}
+            if not held:
+                continue
+            units = list(held)
             s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = list(held.values())
             keep = self.xp.ones(pop.N, self.dtype)
             keep[units] = 0
@@ -403,8 +408,3 @@ class Circuit:
         return (
             f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
         )
-
-
-def clamped_from(plain: Mapping[str, Mapping[str, float]]) -> dict[int, dict[int, float]]:
-    """`Circuit.clamped` from JSON, whose keys are texts."""
-    return {int(q): {int(unit): float(value) for unit, value in held.items()} for q, held in plain.items()}

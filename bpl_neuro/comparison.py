@@ -9,16 +9,17 @@ import numpy as np
 import xarray as xr
 from rich.table import Column, Table
 
-from bpl_neuro.analysis import collect_steps, cosine, true_later_gradient
+from bpl_neuro.analysis import cosine, trial_mean, true_later_gradient
 from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.loop import Outcome, Step
+from bpl_neuro.loop import Outcome, Step, collect_steps
 from bpl_neuro.optimisers import Optimiser, by_name
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules import BPTT, Rule
+from bpl_neuro.rules import BPTT, Gradients, Rule
+from bpl_neuro.rules.base import add_gradient
 from bpl_neuro.trainer import Trainer
 from bpl_neuro.transition import parameter_gradient
 
@@ -68,18 +69,19 @@ def compare(
     if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
         raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
     host = circuit.backend.to_host
-    steps, true = collect_steps(circuit, readout, BPTT(circuit), batch, None, noise=noise)
+    steps, outcome = collect_steps(circuit, readout, BPTT(circuit), batch, None, noise=noise)
     later = true_later_gradient(steps)
     credit = np.stack([host(s.c + G) for s, G in zip(steps, later, strict=True)])
+    true = host(outcome.gradients["psi"])
     rows = []
     for label, rule in labelled.items():
         own = theta.get(label) if isinstance(theta, Mapping) else theta
         own = rule.initial_theta() if own is None or rule.initial_theta() is None else own
-        seen, sums = collect_steps(circuit, readout, rule, batch, own, noise=noise)
+        seen, given_by = collect_steps(circuit, readout, rule, batch, own, noise=noise)
         given = None
         if all("credit" in s.signals for s in seen):
             given = np.stack([host(s.signals["credit"]) for s in seen])
-        rows.append(_against(circuit, host(_psi(circuit, sums)), host(true["psi"]), given, credit))
+        rows.append(_against(circuit, host(_psi(circuit, given_by.gradients)), true, given, credit))
     found = xr.concat(rows, xr.IndexVariable("rule", list(labelled)))
     found.attrs = _said(labelled)
     return found
@@ -154,31 +156,31 @@ class PassiveRules:
         self._moments = {label: self._optimiser.init(xp, theta) for label, theta in self.theta.items()}
         self._steps: list[Step] = []
         self._carries: dict[str, Any] = {}
-        self._sums: dict[str, dict[str, Any]] = {}
+        self._sums: dict[str, Gradients] = {}
         self._found: list[xr.Dataset] = []
         self._batches: list[int] = []
 
     def watch(self, step: Step) -> None:
         """See a step of the trainer."""
+        if self.trainer.batches % self.every:
+            return
         if step.t == 1:
             self._steps, B = [], step.c.shape[0]
             self._carries = {label: rule.init(B) for label, rule in self.rules.items()}
             self._sums = {label: {} for label in self.rules}
-        if self.trainer.batches % self.every:
-            return
         self._steps.append(step)
         for label, rule in self.rules.items():
             theta = self.theta.get(label)
 
-            def learn(gradient: Any, label: str = label, theta: Any = theta) -> Any:
-                self._add(label, "theta", gradient)
+            def learn(gradient: Any, sums: Gradients = self._sums[label], theta: Any = theta) -> Any:
+                add_gradient(sums, "theta", gradient)
                 return theta
 
             self._carries[label], _, gradient = rule.step(
                 self._carries[label], step.transition, step.c, step.end, theta, learn
             )
             if gradient is not None:
-                self._add(label, "psi", gradient)
+                add_gradient(self._sums[label], "psi", gradient)
 
     def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
         """A batch has ended: compare, and let the passive rules' own parameters learn."""
@@ -194,7 +196,7 @@ class PassiveRules:
         rows = []
         for label, rule in self.rules.items():
             for name, gradient in rule.finish(self._carries[label], self.theta.get(label)).items():
-                self._add(label, name, gradient)
+                add_gradient(self._sums[label], name, gradient)
             rows.append(_against(circuit, host(_psi(circuit, self._sums[label])), host(true), None, None))
             if label in self.theta and "theta" in self._sums[label]:
                 self.theta[label], self._moments[label] = self._optimiser.step(
@@ -213,10 +215,6 @@ class PassiveRules:
             raise ValidationError("nothing was compared yet: train first, with `recorder=` this")
         found = xr.concat(self._found, xr.IndexVariable("batch", self._batches))
         return found.assign_attrs(_said(self.rules))
-
-    def _add(self, label: str, name: str, gradient: Any) -> None:
-        sums = self._sums[label]
-        sums[name] = sums[name] + gradient if name in sums else gradient
 
 
 def _labelled(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
@@ -254,9 +252,7 @@ def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, given: An
     if credit is not None:
         of_steps = np.full(len(credit), np.nan)
         if given is not None:
-            each = cosine(given, credit)
-            there = ~np.isnan(each)
-            of_steps = np.where(there.any(axis=1), np.nansum(each, axis=1) / np.maximum(there.sum(axis=1), 1), np.nan)
+            of_steps = trial_mean(cosine(given, credit))
         data["credit_cosine"] = ("step", of_steps)
         coords["step"] = np.arange(1, len(credit) + 1)
     return xr.Dataset(data, coords)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,10 +19,20 @@ from bpl_neuro.data import Batch
 from bpl_neuro.errors import DivergenceError, ValidationError
 from bpl_neuro.losses import check_targets
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules.base import Carry, Gradients, Rule
+from bpl_neuro.rules.base import Carry, Gradients, Rule, add_gradient
 from bpl_neuro.transition import State, Transition
 
-__all__ = ["Outcome", "Position", "Step", "Totals", "batch_updates", "check_finite", "run_batch"]
+__all__ = [
+    "Outcome",
+    "Position",
+    "Recording",
+    "Step",
+    "Totals",
+    "batch_updates",
+    "check_finite",
+    "collect_steps",
+    "run_batch",
+]
 
 #: (name, gradient) → the parameter as it is afterwards
 Receive = Callable[[str, Any], Any]
@@ -87,6 +97,20 @@ class Outcome:
     gradients: Gradients = field(default_factory=dict)
     at_end: Position | None = None
     signals: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """What `Trainer.fit` asks of a recorder; see `bpl_neuro.recording.Recorder`."""
+
+    def watch(self, step: Step) -> None:
+        """See a step."""
+
+    def batch_done(self, trainer: Any, outcome: Outcome) -> None:
+        """A batch has ended."""
+
+    def flush(self) -> None:
+        """Put on disk what a checkpoint made now counts on."""
 
 
 @dataclass
@@ -286,24 +310,35 @@ def batch_updates(
     Outcome
     """
     instance("rule", rule, Rule, "a Rule")
+    steps, outcome = collect_steps(circuit, readout, rule, batch, theta, noise, keep=signals)
+    if signals:
+        seen = [{**step.signals, "c": step.c, "state": step.transition.new.s} for step in steps]
+        outcome.signals = {name: circuit.xp.stack([s[name] for s in seen]) for name in seen[0]}
+    return outcome
+
+
+def collect_steps(
+    circuit: Circuit,
+    readout: Readout,
+    rule: Rule,
+    batch: Batch,
+    theta: Any = None,
+    noise: int | None = None,
+    *,
+    keep: bool = True,
+) -> tuple[list[Step], Outcome]:
+    """The steps of a batch, if they are to be kept, and what `batch_updates` gives."""
     theta = rule.initial_theta() if theta is None else theta
     current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
     sums: Gradients = {}
+    steps: list[Step] = []
 
     def receive(name: str, gradient: Any) -> Any:
-        sums[name] = gradient if name not in sums else sums[name] + gradient
+        add_gradient(sums, name, gradient)
         return current[name]
 
-    steps: list[dict[str, Any]] = []
-
-    def watch(step: Step) -> None:
-        steps.append({**step.signals, "c": step.c, "state": step.transition.new.s})
-
     rng = None if noise is None else generator("noise", noise)
-    outcome = run_batch(
-        circuit, readout, rule, batch, theta, receive, watch=watch if signals else None, noise=rng, frozen=True
-    )
+    watch = steps.append if keep else None
+    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch, noise=rng, frozen=True)
     outcome.gradients = sums
-    if signals:
-        outcome.signals = {name: circuit.xp.stack([s[name] for s in steps]) for name in steps[0]}
-    return outcome
+    return steps, outcome

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.build import positive_int
+from bpl_neuro.build import positive_int, seconds, whole_steps
 from bpl_neuro.errors import ModelError, ValidationError
-from bpl_neuro.quantities import brian2_parts
-from bpl_neuro.spec import checked_quantity
 
 __all__ = ["from_timed_array"]
 
@@ -46,22 +44,15 @@ def from_timed_array(stimulus: Any, *, dt: str, duration: str, trials: int = 1) 
         raise ValidationError(f"`stimulus` must be a brian2.TimedArray, got {type(stimulus).__name__}") from None
     if not np.isfinite(values).all():
         raise ValidationError("`stimulus` must be finite")
-    step, whole = (_time(name, text) for name, text in (("dt", dt), ("duration", duration)))
-    steps = round(whole / step)
-    if steps < 1 or abs(whole / step - steps) > 1e-6:
-        raise ValidationError(f"`duration` must be a whole number of steps of {dt}, got {duration!r}")
+    try:
+        step = seconds("dt", dt)
+        if not step > 0:
+            raise ValidationError(f"`dt` must be a time > 0, got {dt!r}")
+        steps = whole_steps("duration", duration, step, least=1)
+    except ModelError as error:
+        raise ValidationError(str(error)) from None
     # The small shift keeps t = k·own_dt from falling under k by rounding.
     index = np.floor(np.arange(steps) * step / own_dt + 1e-6).astype(int)
     shown = values[np.minimum(index, len(values) - 1)]
     shown = shown[:, None] if shown.ndim == 1 else shown
     return np.repeat(shown[None], positive_int("trials", trials), axis=0)
-
-
-def _time(name: str, text: str) -> float:
-    try:
-        value = checked_quantity(text, brian2_parts().SECOND, f"`{name}`")
-    except ModelError as error:
-        raise ValidationError(str(error)) from None
-    if not value > 0:
-        raise ValidationError(f"`{name}` must be a time > 0, got {text!r}")
-    return value

@@ -14,7 +14,7 @@ from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.expressions import symbol
 from bpl_neuro.parameters import Layout
-from bpl_neuro.transition import Transition
+from bpl_neuro.transition import Transition, column
 
 __all__ = ["Response", "Synthesiser", "outer"]
 
@@ -210,7 +210,7 @@ class Synthesiser:
         else:
             output += self.P[:, :, None] * outer(own, response.z)[:, None]
         if self.plastic_expansion:
-            through = _column(own) * response.back * _row(response.hidden_slope)
+            through = column(own) * response.back * _row(response.hidden_slope)
             hidden = e[:, :, size:].reshape(-1, self.n, *self.Q.shape)
             hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
 
@@ -279,12 +279,7 @@ class Synthesiser:
 
 def outer(slope: Any, z: Any) -> Any:
     """φ'_a z_j: (B, n, m), or (B, 1, m) for a linear unit."""
-    return _column(slope) * z[:, None, :]
-
-
-def _column(factor: Any) -> Any:
-    """(B, n) → (B, n, 1); a number stays."""
-    return factor[:, :, None] if getattr(factor, "ndim", 0) else factor
+    return column(slope) * z[:, None, :]
 
 
 def _row(factor: Any) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +18,13 @@ from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Curriculum, Task
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.forking import Beginning, find
-from bpl_neuro.loop import Outcome, Position, Step, Totals, check_finite, run_batch
+from bpl_neuro.loop import Outcome, Position, Recording, Step, Totals, check_finite, run_batch
 from bpl_neuro.optimisers import Optimiser, by_name
 from bpl_neuro.progress import epoch_line, training_progress
 from bpl_neuro.readout import Readout
-from bpl_neuro.rules.base import Gradients, Rule
+from bpl_neuro.rules.base import Gradients, Rule, add_gradient
 
-__all__ = ["Recording", "Trainer"]
-
-
-@runtime_checkable
-class Recording(Protocol):
-    """What `Trainer.fit` asks of a recorder; see `bpl_neuro.recording.Recorder`."""
-
-    def watch(self, step: Step) -> None:
-        """See a step."""
-
-    def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
-        """A batch has ended."""
-
-    def flush(self) -> None:
-        """Put on disk what a checkpoint made now counts on."""
+__all__ = ["Trainer"]
 
 
 class Trainer:
@@ -157,7 +144,7 @@ class Trainer:
             self._sums = {}
 
         def receive(name: str, gradient: Any) -> Any:
-            self._sums[name] = self._sums[name] + gradient if name in self._sums else gradient
+            add_gradient(self._sums, name, gradient)
             if self.schedule == "step" and (self._steps + 1) % self.update_every == 0:
                 self._descend(name, self._sums.pop(name))
             return self.parameter(name)
@@ -184,7 +171,7 @@ class Trainer:
         self,
         task: Task,
         *,
-        epochs: int = 1,
+        epochs: int | None = 1,
         batch_size: int = 50,
         stop_at: int | None = None,
         validate: bool = True,
@@ -204,8 +191,8 @@ class Trainer:
         Parameters
         ----------
         task : Task
-        epochs : int
-            Total; a trainer restored from a checkpoint goes on to this number.
+        epochs : int or None
+            Total; a trainer restored from a checkpoint goes on to this number. None: as many as `stop_at` takes.
         batch_size : int
         stop_at : int, optional
             Stop when this many batches have been trained in all, also in the middle of an epoch.
@@ -230,9 +217,12 @@ class Trainer:
         Trainer
             Itself.
         """
-        positive_int("epochs", epochs), positive_int("batch_size", batch_size)
         if stop_at is not None:
             positive_int("stop_at", stop_at)
+        elif epochs is None:
+            raise ValidationError("`epochs` = None needs `stop_at`: there would be no end")
+        last = math.inf if epochs is None else positive_int("epochs", epochs)
+        positive_int("batch_size", batch_size)
         instance("task", task, Task, "a task: an object with `batches`, `input_size`, `output_size`, `loss` and `name`")
         if recorder is not None:
             instance("recorder", recorder, Recording, "a Recorder or PassiveRules")
@@ -247,12 +237,13 @@ class Trainer:
             curriculum.restore(self._task_state)
         elif curriculum:
             self._task_state = curriculum.state()
-        if self.epoch < epochs and self.batches != stop_at:
+        if self.epoch < last and self.batches != stop_at:
             self._beginning = None
             self._beginning = Beginning(self.fork(), task, batch_size, validate)
+        of = "" if epochs is None else f"/{epochs}"
         with training_progress(progress) as bar:
-            while self.epoch < epochs and self.batches != stop_at:
-                job = bar.add_task(f"epoch {self.epoch + 1}/{epochs}", total=None, loss="")
+            while self.epoch < last and self.batches != stop_at:
+                job = bar.add_task(f"epoch {self.epoch + 1}{of}", total=None, loss="")
                 trials = task.batches(np.random.default_rng([self.seed, self.epoch]), batch_size, "train")
                 for batch in itertools.islice(trials, self.within_epoch, None):
                     outcome = self.train_batch(batch, watch)
@@ -272,7 +263,7 @@ class Trainer:
                         break
                 else:
                     entry = self._end_epoch(task, validate)
-                    bar.console.print(f"epoch {self.epoch}/{epochs}: {epoch_line(entry)}", soft_wrap=True)
+                    bar.console.print(f"epoch {self.epoch}{of}: {epoch_line(entry)}", soft_wrap=True)
                     if checkpoint is not None:
                         self._save_with(recorder, checkpoint)
                 bar.remove_task(job)
@@ -349,7 +340,7 @@ class Trainer:
         if stop_at == fork.batches:
             return fork
         common = {"batch_size": begun.batch_size, "validate": begun.validate, "progress": False}
-        return fork.fit(begun.task, epochs=self.epoch + 1, stop_at=stop_at, **common)
+        return fork.fit(begun.task, epochs=None, stop_at=stop_at, **common)
 
     def reset(self) -> None:
         """Forget everything but the weights Ψ, φ, θ: optimiser moments, stream, history, best parameters."""

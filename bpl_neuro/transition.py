@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Local", "State", "Synapses", "Transition", "Wiring"]
+__all__ = ["Local", "State", "Synapses", "Transition", "Wiring", "column", "parameter_gradient"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Transition:
             M_pre = _columns_by_state(M, pre)
             sent = xp.zeros((M.shape[0], pre.N, m), M.dtype)
             for j, d in wiring.slopes(synapses, self.previous).items():
-                sent += M_pre[:, :, j] * _column(d)
+                sent += M_pre[:, :, j] * column(d)
             W = self.weights[synapses.key]
             arriving = W.reshape(-1, W.shape[-1]) @ sent
             target = drive[synapses.post].reshape(-1, post.P, post.N, m)
@@ -212,9 +212,9 @@ class Transition:
             M_pop, out_pop = _columns_by_state(M, pop), _columns_by_state(out, pop)
             received = received.reshape(-1, pop.P, pop.N, m)
             for (k, j), a in A.items():
-                out_pop[:, :, k] += _column(a) * M_pop[:, :, j]
+                out_pop[:, :, k] += column(a) * M_pop[:, :, j]
             for (k, p), c in C.items():
-                out_pop[:, :, k] += _column(c) * received[:, p]
+                out_pop[:, :, k] += column(c) * received[:, p]
         return out
 
     def jacobian(self) -> Any:
@@ -265,7 +265,7 @@ class Transition:
             for (k, p), c in self.C[synapses.post].items():
                 if p in synapses.ports:
                     q = synapses.ports.index(p)
-                    added = xp.broadcast_to(_column(c) * sent, (M.shape[0], pop.N, sent.shape[-1]))
+                    added = xp.broadcast_to(column(c) * sent, (M.shape[0], pop.N, sent.shape[-1]))
                     if mask is not None:
                         added = added * mask[synapses.key][q]
                     own[:, index * pop.S + k, q, index] += added
@@ -365,6 +365,6 @@ def _columns_by_state(M: Any, pop: Local) -> Any:
     return M[:, pop.state_slice].reshape(M.shape[0], pop.N, pop.S, M.shape[-1])
 
 
-def _column(factor: Any) -> Any:
+def column(factor: Any) -> Any:
     """A factor per neuron, ready to multiply (B, N, m)."""
     return factor[..., None] if getattr(factor, "ndim", 0) else factor

@@ -26,6 +26,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.loop import collect_steps
 
 CLASSES: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -79,7 +80,7 @@ def one(config: Config, seed: int, T: int) -> dict[str, Any]:
     task, circuit, readout = build(config, seed, T)
     batches = max(1, config.time_steps // T)
     learn = {
-        "epochs": -(-batches // task.batches_per_epoch), "stop_at": batches, "batch_size": config.batch_size,
+        "epochs": None, "stop_at": batches, "batch_size": config.batch_size,
         "validate": False, "progress": False,
     }  # fmt: skip
     rules = kinds(config, circuit)
@@ -113,7 +114,7 @@ def best(
     rule, theta = bpl.BPLambda(unit, trace="sweep"), unit.initial_theta()
     if not unit.plastic_expansion:
         return float(analysis.alignment(circuit, readout, rule, probe, theta)["optimum"].mean())
-    steps, _ = analysis.collect_steps(circuit, readout, rule, probe, theta)
+    steps, _ = collect_steps(circuit, readout, rule, probe, theta)
     G = np.concatenate(analysis.true_later_gradient(steps)[:-1])
     z = np.concatenate([unit.z(step.transition) for step in steps[:-1]])
     adam = bpl.Adam(bpl.CosineDecay(3e-3, config.fits))
@@ -148,10 +149,10 @@ def run(config: Config, folder: RunFolder) -> None:
     second = Table("T", "points", *CLASSES, title="optimum of other classes")
     for T in config.lengths:
         at = median.sel(length=T)
-        get = lambda key, at=at: float(at.sel(kind=key))  # noqa: E731
-        cells = [f"{get(f'{name}.frozen'):.2f} / {get(f'{name}.learning'):.2f}" for name in names]
-        first.add_row(str(T), str(max(1, config.time_steps // T)), *cells, f"{get('optimum'):.2f}")
-        second.add_row(str(T), f"{get('points'):.0f}", *(f"{get(f'class={name}'):.2f}" for name in CLASSES))
+        get = {key: float(at.sel(kind=key)) for key in keys}
+        cells = [f"{get[f'{name}.frozen']:.2f} / {get[f'{name}.learning']:.2f}" for name in names]
+        first.add_row(str(T), str(max(1, config.time_steps // T)), *cells, f"{get['optimum']:.2f}")
+        second.add_row(str(T), f"{get['points']:.0f}", *(f"{get[f'class={name}']:.2f}" for name in CLASSES))
     console = Console(width=130)
     console.print(first)
     console.print(second)
@@ -161,7 +162,10 @@ def run(config: Config, folder: RunFolder) -> None:
 def draw(config: Config, folder: RunFolder, record: xr.Dataset, names: list[str]) -> None:
     """Cosine against length: rules left, classes right."""
     fig, axes = plotting.figure(1, 2, figsize=(12, 4))
-    curve = lambda key: record["cosine"].sel(kind=key).values.T  # noqa: E731
+
+    def curve(key: str) -> np.ndarray:
+        return record["cosine"].sel(kind=key).values.T
+
     plotting.plot_learning(
         axes[0, 0], config.lengths, {name: curve(f"{name}.frozen") for name in names},
         xlabel="length of a trial, T", ylabel="cosine with the true gradient",

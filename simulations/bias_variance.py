@@ -30,6 +30,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.loop import collect_steps
 
 
 class Config(SimulationConfig):
@@ -83,10 +84,10 @@ def one(
         rate = bpl.CosineDecay(config.eta_synthesiser, config.batches) if decay else config.eta_synthesiser
         trainer = bpl.Trainer(circuit, readout, rule, optimiser={"theta": bpl.Adam(rate)}, seed=repeat)
         trainer.fit(
-            task, epochs=-(-config.batches // task.batches_per_epoch), stop_at=config.batches,
+            task, epochs=None, stop_at=config.batches,
             batch_size=batch_size or config.batch_size, validate=False, progress=False,
         )  # fmt: skip
-        steps, _ = analysis.collect_steps(circuit, readout, rule, probe, trainer.theta)
+        steps, _ = collect_steps(circuit, readout, rule, probe, trainer.theta)
         outputs.append(np.stack([step.signals["g"] for step in steps]))
     G, g = np.stack(analysis.true_later_gradient(steps)), np.stack(outputs)
     size = (G**2).sum()

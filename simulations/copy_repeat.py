@@ -63,7 +63,7 @@ def one(config: Config, folder: RunFolder, lam: float, seed: int) -> dict[str, A
     trainer = bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=int(trials.generate_state(1)[0]))
     task_before = task.state()
     folder.fit(
-        trainer, task, f"lam={lam:g},seed={seed}", epochs=-(-config.batches // task.batches_per_epoch),
+        trainer, task, f"lam={lam:g},seed={seed}", epochs=None,
         batch_size=config.batch_size, stop_at=config.batches, validate=False, progress=False, **config.recorded,
     )  # fmt: skip
     task.restore(task_before)  # the curriculum follows from the losses alone

@@ -97,8 +97,7 @@ def changed(config: Config, kind: str) -> Config:
 def one(config: Config, folder: RunFolder, seed: int) -> dict[str, Any]:
     """Losses of the intact run and of each fork, and whether the constraints held."""
     task, trainer = build_task(config), build(config, seed)
-    epochs = -(-config.batches // task.batches_per_epoch)
-    common = {"epochs": epochs, "batch_size": config.batch_size, "validate": False, "progress": False}
+    common = {"epochs": None, "batch_size": config.batch_size, "validate": False, "progress": False}
     absent = trainer.circuit.psi == 0
     folder.fit(trainer, task, f"seed={seed}", stop_at=config.fork_at, **common, **config.recorded)
     results: dict[str, Any] = {}

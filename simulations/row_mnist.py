@@ -23,7 +23,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, TrainingConfig
-from bpl_neuro.rules import RULES
+from bpl_neuro.rules import rule_options
 
 
 class Config(TrainingConfig):
@@ -50,21 +50,6 @@ class Config(TrainingConfig):
     data: str | None = None
 
 
-def rule_options(config: Config) -> dict[str, Any]:
-    """The settings that this rule takes."""
-    rule = RULES.get(config.rule)
-    options: dict[str, Any] = {}
-    if rule is not None and rule.needs_synthesiser:
-        options |= {"gamma": config.gamma, "sg_weight": config.sg_weight}
-    if rule is not None and issubclass(rule, bpl.BPLambda):
-        options |= {"lam": config.lam}
-    if config.rule in ("bp_lambda", "bp_lambda_eprop", "eprop", "rflo", "snap1"):
-        options |= {"trace": config.trace}
-    if config.rule in ("nstep_sg", "truncated_bptt"):
-        options |= {"steps": config.window}
-    return options
-
-
 def run(config: Config, folder: RunFolder) -> None:
     """Train, test, and write everything."""
     weights, data = np.random.SeedSequence(config.seed).spawn(2)
@@ -72,7 +57,11 @@ def run(config: Config, folder: RunFolder) -> None:
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction=config.reduction, seed=rng)
-    rule = bpl.make_rule(config.rule, circuit, **rule_options(config))
+    settings = {
+        "gamma": config.gamma, "lam": config.lam, "sg_weight": config.sg_weight, "trace": config.trace,
+        "steps": config.window,
+    }  # fmt: skip
+    rule = bpl.make_rule(config.rule, circuit, **{k: v for k, v in settings.items() if k in rule_options(config.rule)})
     optimiser = {"psi": bpl.Adam(config.eta), "phi": bpl.Adam(config.eta), "theta": bpl.Adam(config.eta_synthesiser)}
     trainer = bpl.Trainer(
         circuit, readout, rule, optimiser=optimiser, schedule=config.schedule, seed=int(data.generate_state(1)[0])

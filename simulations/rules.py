@@ -25,7 +25,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.rules import RULES
+from bpl_neuro.rules import RULES, rule_options
 
 
 class Config(SimulationConfig):
@@ -56,17 +56,12 @@ class Config(SimulationConfig):
 
 def make(config: Config, name: str, circuit: bpl.Circuit, trace: str | None = None) -> bpl.Rule:
     """A rule with the settings that it takes; with its own form of the trace, or another."""
-    options: dict[str, Any] = {} if config.feedback is None else {"feedback": config.feedback}
-    rule = RULES.get(name)
-    if rule is not None and rule.needs_synthesiser:
-        options |= {"gamma": config.gamma, "sg_weight": config.sg_weight}
-    if rule is not None and issubclass(rule, bpl.BPLambda):
-        options["lam"] = config.lam
-    if trace and name in ("bp_lambda", "bp_lambda_eprop", "eprop", "rflo", "snap1"):
-        options["trace"] = trace
-    if name in ("nstep_sg", "truncated_bptt"):
-        options["steps"] = config.window
-    return bpl.make_rule(name, circuit, **options)
+    settings = {
+        "gamma": config.gamma, "lam": config.lam, "sg_weight": config.sg_weight, "steps": config.window, "trace": trace,
+        "feedback": config.feedback,
+    }  # fmt: skip
+    known = rule_options(name)
+    return bpl.make_rule(name, circuit, **{k: v for k, v in settings.items() if k in known and v is not None})
 
 
 def build(config: Config, seed: int) -> tuple[bpl.TargetReaching, bpl.Circuit, bpl.Readout]:
@@ -82,19 +77,17 @@ def one(config: Config, seed: int) -> dict[str, Any]:
     """Comparison and losses of one seed."""
     task, circuit, readout = build(config, seed)
     rules = {name: make(config, name, circuit, "sweep") for name in config.rules}
-    learn = {"batch_size": config.batch_size, "validate": False, "progress": False}
+    learn = {"epochs": None, "batch_size": config.batch_size, "validate": False, "progress": False}
     with_theta = {name: rule for name, rule in rules.items() if rule.needs_synthesiser}
     theta: dict[str, Any] = {}
     if with_theta:
         frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
         passive = bpl.PassiveRules(frozen, with_theta, optimiser=bpl.Adam(config.eta_synthesiser))
-        epochs = -(-config.frozen_batches // task.batches_per_epoch)
-        frozen.fit(task, epochs=epochs, stop_at=config.frozen_batches, recorder=passive, **learn)
+        frozen.fit(task, stop_at=config.frozen_batches, recorder=passive, **learn)
         theta = passive.theta
     probe = next(task.batches(np.random.default_rng(0), config.patterns, "test"))
     found = bpl.compare(circuit, readout, probe, rules, theta=theta)
     results: dict[str, Any] = {key: found[key].values for key in ("cosine", "norm_ratio", "credit_cosine")}
-    epochs = -(-config.batches // task.batches_per_epoch)
     for name in config.rules:
         task, circuit, readout = build(config, seed)
         optimiser = {
@@ -104,7 +97,7 @@ def one(config: Config, seed: int) -> dict[str, Any]:
         }
         trainer = bpl.Trainer(circuit, readout, make(config, name, circuit, "sweep"), optimiser=optimiser, seed=seed)
         results["start"] = trainer.evaluate(task)["loss"]
-        trainer.fit(task, epochs=epochs, stop_at=config.batches, **learn)
+        trainer.fit(task, stop_at=config.batches, **learn)
         results[f"loss.{name}"] = trainer.evaluate(task)["loss"]
     return results
 
@@ -118,13 +111,12 @@ def run(config: Config, folder: RunFolder) -> None:
         for seed in track(range(config.seeds), "rules")
     ]
     blocks = ["psi", *circuit.layout]
-    stack = lambda key: np.stack([f[key] for f in found])  # noqa: E731
     loss = np.array([[float(f[f"loss.{name}"]) for name in config.rules] for f in found])
     record = xr.Dataset(
         {
-            "cosine": (("seed", "rule", "parameter"), stack("cosine")),
-            "norm_ratio": (("seed", "rule", "parameter"), stack("norm_ratio")),
-            "credit_cosine": (("seed", "rule", "step"), stack("credit_cosine")),
+            "cosine": (("seed", "rule", "parameter"), np.stack([f["cosine"] for f in found])),
+            "norm_ratio": (("seed", "rule", "parameter"), np.stack([f["norm_ratio"] for f in found])),
+            "credit_cosine": (("seed", "rule", "step"), np.stack([f["credit_cosine"] for f in found])),
             "loss": (("seed", "rule"), loss),
         },
         {

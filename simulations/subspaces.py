@@ -27,6 +27,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
+from bpl_neuro.loop import collect_steps
 
 KINDS = ("random", "random, exact trace", "principal", "principal, exact trace", "learned")
 
@@ -72,13 +73,13 @@ def one(config: Config, seed: int, d: int) -> dict[str, Any]:
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction="sum", seed=rng)
     seen = []
     for _, batch in zip(range(config.first_batches), task.batches(rng, config.batch_size), strict=False):
-        steps, _ = analysis.collect_steps(circuit, readout, bpl.BPTT(circuit), batch, None)
+        steps, _ = collect_steps(circuit, readout, bpl.BPTT(circuit), batch, None)
         seen.append(np.stack(analysis.true_later_gradient(steps)))
     rules = synthesisers(config, circuit, np.stack(seen), d, seed)
     frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
     passive = bpl.PassiveRules(frozen, rules, optimiser=bpl.Adam(config.eta_synthesiser))
     frozen.fit(
-        task, epochs=-(-config.batches // task.batches_per_epoch), stop_at=config.batches, batch_size=config.batch_size,
+        task, epochs=None, stop_at=config.batches, batch_size=config.batch_size,
         validate=False, progress=False, recorder=passive,
     )  # fmt: skip
     probe = next(task.batches(rng, config.patterns, "test"))

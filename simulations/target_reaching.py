@@ -77,8 +77,7 @@ def frozen(config: Config, seed: int, lam: float) -> tuple[xr.Dataset, Any]:
     """Alignment after the synthesiser alone has learned, and θ as it was after the first tenth of the batches."""
     task, circuit, readout, rule = build(config, seed, lam)
     trainer = bpl.Trainer(circuit, readout, rule, optimiser={"theta": bpl.Adam(config.eta_synthesiser)}, seed=seed)
-    epochs = -(-config.batches // config.batches_per_epoch)
-    learn = {"epochs": epochs, "batch_size": config.batch_size, "validate": False, "progress": False}
+    learn = {"epochs": None, "batch_size": config.batch_size, "validate": False, "progress": False}
     early = trainer.fit(task, stop_at=max(1, config.batches // 10), **learn).theta
     trainer.fit(task, stop_at=config.batches, **learn)
     return analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta), early

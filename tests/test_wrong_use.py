@@ -50,6 +50,8 @@ MISTAKES = {
     "a list as name": (lambda: bpl.make_rule(["eprop"], circuit()), "bptt"),
     "an option": (lambda: bpl.make_rule("eprop", circuit(), trce="sweep"), "trce.*trace, feedback"),
     "an option handed on": (lambda: bpl.make_rule("bp_lambda_eprop", circuit(), lm=1), "discounted, gamma, lam"),
+    "a trace for the forward view": (lambda: bpl.make_rule("lambda_sg", circuit(), trace="full"), "no option 'trace'"),
+    "no end": (lambda: trainer().fit(TASK, epochs=None), "stop_at"),
     "discounted": (lambda: bpl.make_rule("bp_lambda_eprop", circuit(), discounted="no"), "discounted"),
     "noise that has no use": (lambda: bpl.Feedback("random", noise=0.3), "noisy"),
     "plastic nothing": (lambda: bpl.Synthesiser(circuit(), plastic_expansion=True), "expansion"),

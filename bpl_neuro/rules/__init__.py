@@ -37,6 +37,7 @@ __all__ = [
     "SnAp1",
     "TruncatedBPTT",
     "make_rule",
+    "rule_options",
 ]
 
 #: every rule by its name
@@ -84,16 +85,16 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
         on = Synthesiser(on)
     elif not rule.needs_synthesiser and isinstance(on, Synthesiser):
         on = on.circuit
-    known = _options(rule)
+    known = rule_options(name)
     if unknown := options.keys() - known:
         raise ValidationError(f"{name} has no option {sorted(unknown)[0]!r}; it has {', '.join(known)}")
-    return rule(on, **options)  # type: ignore[call-arg]
+    return rule(on, **options)  # type: ignore[call-arg]  # the contract leaves the constructor to each rule
 
 
-def _options(rule: type[Rule]) -> list[str]:
-    """Names of the keyword arguments of a rule, those handed on to its base included."""
+def rule_options(name: str) -> list[str]:
+    """Names of the options that a rule takes, those handed on to its base included."""
     found: dict[str, None] = {}
-    for kind in rule.__mro__:
+    for kind in RULES[name].__mro__:
         if "__init__" in vars(kind) and kind is not object:
             parameters = inspect.signature(kind).parameters.values()
             found |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.transition import Transition
 
-__all__ = ["Carry", "Gradients", "Rule", "said"]
+__all__ = ["Carry", "Gradients", "Rule", "add_gradient", "remember", "said"]
 
 Carry = dict[str, Any]
 #: "psi" → (|Ψ|,), "theta" → (n, m): gradients to descend, summed over trials
@@ -118,3 +118,14 @@ def said(rule: Rule, **options: Any) -> str:
     """What a rule's repr has in brackets: its options, and its feedback if it is not the usual one."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in options.items()]
     return ", ".join([*shown, *([] if rule.feedback.kind == "exact" else [f"feedback={rule.feedback!r}"])])
+
+
+def add_gradient(sums: Gradients, name: str, gradient: Any) -> None:
+    """Add to a sum of gradients by name."""
+    sums[name] = sums[name] + gradient if name in sums else gradient
+
+
+def remember(carry: Carry, **values: Any) -> None:
+    """Append what a rule that sweeps back at the end has to keep of a step, to the lists of its carry."""
+    for key, value in values.items():
+        carry[key].append(value)

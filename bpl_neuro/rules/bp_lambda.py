@@ -21,7 +21,7 @@ from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.quantities import brian2_parts
-from bpl_neuro.rules.base import Carry, Gradients, Rule, said
+from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
 from bpl_neuro.rules.traces import TRACES, LazyTrace
 from bpl_neuro.spec import checked_quantity
 from bpl_neuro.synthesiser import Synthesiser
@@ -105,6 +105,7 @@ class BPLambda(Rule):
         self.trace = TRACES[trace](self.synthesiser, self.gamma * self.lam, self._gain, **options)
         self.deferred = trace == "sweep"
         self.online = not self.deferred
+        self.schedules = ("step", "trial") if self.auto else self.trace.schedules
         self.local = trace in ("local", "leak", "model")
         self.memory, self.time = self.trace.memory, self.trace.time
 
@@ -131,11 +132,6 @@ class BPLambda(Rule):
     def circuit(self) -> Circuit:
         """The circuit whose synthesiser this is."""
         return self.synthesiser.circuit
-
-    @property
-    def schedules(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Those of the trace."""
-        return ("step", "trial") if self.auto else self.trace.schedules
 
     @property
     def streams(self) -> bool:
@@ -202,8 +198,7 @@ class BPLambda(Rule):
     ) -> tuple[Carry, Mapping[str, Any], Any]:
         before = carry["transitions"][-1] if carry["transitions"] and not carry["end"][-1].all() else None
         started = None if before is None else ~carry["end"][-1][:, None]
-        for key, value in (("transitions", transition), ("c", c), ("end", end)):
-            carry[key].append(value)
+        remember(carry, transitions=transition, c=c, end=end)
 
         def g() -> Any:
             return ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g

@@ -9,7 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule, said
+from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
 from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["BPTT", "TruncatedBPTT", "window_ends"]
@@ -48,8 +48,7 @@ class BPTT(Rule):
         self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
     ) -> tuple[Carry, dict[str, Any], Any]:
         """Remember the step; see `Rule.step`."""
-        for key, value in (("transitions", transition), ("c", c), ("end", end)):
-            carry[key].append(value)
+        remember(carry, transitions=transition, c=c, end=end)
         return carry, {}, None
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:

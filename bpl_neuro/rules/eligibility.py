@@ -18,8 +18,8 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule, said
-from bpl_neuro.transition import Transition, parameter_gradient
+from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
+from bpl_neuro.transition import Transition, column, parameter_gradient
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
 
@@ -72,11 +72,11 @@ class Eligibility:
     def init(self, batch: int) -> Carry:
         """ε = 0."""
         circuit, pops = self.circuit, self.circuit.populations
-        zeros = lambda *shape: circuit.xp.zeros((batch, *shape), circuit.dtype)  # noqa: E731
-        return {
-            "weights": [zeros(pops[s.post].S, *circuit.layout[s.key]) for s in circuit.synapses],
-            "biases": [zeros(pop.S, pop.P, pop.N) for pop in pops],
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "weights": [(pops[s.post].S, *circuit.layout[s.key]) for s in circuit.synapses],
+            "biases": [(pop.S, pop.P, pop.N) for pop in pops],
         }
+        return {key: [circuit.xp.zeros((batch, *shape), circuit.dtype) for shape in own] for key, own in shapes.items()}
 
     def step(self, carry: Carry, transition: Transition) -> Carry:
         """ε_t."""
@@ -88,7 +88,7 @@ class Eligibility:
             new = self._decayed(e, blocks[synapses.post], 2)
             for (k, p), c in transition.C[synapses.post].items():
                 if p in synapses.ports:
-                    new[:, k, synapses.ports.index(p)] += _wide(c, 1) * sent
+                    new[:, k, synapses.ports.index(p)] += column(c) * sent
             weights.append(new)
         biases = []
         for q, e in enumerate(carry["biases"]):
@@ -137,11 +137,10 @@ def sweep_back(
     v = [signals[-1]]
     for t in reversed(range(len(transitions) - 1)):
         ahead, later = transitions[t + 1], v[-1]
-        arriving = later.copy()
+        arriving = ahead.wiring.xp.zeros_like(later)
         for q, pop in enumerate(ahead.wiring.populations):
             own = later[:, pop.state_slice].reshape(-1, pop.N, pop.S)
             out = arriving[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            out[...] = 0
             for (k, j), a in block(ahead, q).items():
                 out[..., j] += own[..., k] * a
         v.append(signals[t] + ~end[t][:, None] * (decay * arriving))
@@ -170,6 +169,7 @@ class EligibilityRule(Rule):
             raise ValidationError(f"`trace` must be local or sweep, got {trace!r}")
         self.deferred = trace == "sweep"
         self.online = not self.deferred
+        self.schedules = ("trial",) if self.deferred else ("step", "trial")
         self.feedback = Feedback.of(self.default_feedback if feedback is None else feedback)
         self.eligibility = Eligibility(circuit, self.block)
 
@@ -177,11 +177,6 @@ class EligibilityRule(Rule):
     @abstractmethod
     def block(transition: Transition, q: int) -> Mapping[tuple[int, int], Any]:
         """K."""
-
-    @property
-    def schedules(self) -> tuple[str, ...]:
-        """A sweep needs the whole trial."""
-        return ("trial",) if self.deferred else ("step", "trial")
 
     def init(self, batch: int) -> Carry:
         """ε = 0."""
@@ -192,8 +187,7 @@ class EligibilityRule(Rule):
     ) -> tuple[Carry, dict[str, Any], Any]:
         """One step; see `Rule.step`."""
         if self.deferred:
-            for key, value in (("transitions", transition), ("c", c), ("end", end)):
-                carry[key].append(value)
+            remember(carry, transitions=transition, c=c, end=end)
             return carry, {"learning_signal": c}, None
         carry = self.eligibility.step(carry, transition)
         gradient = self.eligibility.gradient(carry, c)
@@ -207,10 +201,3 @@ class EligibilityRule(Rule):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({said(self, trace='sweep' if self.deferred else 'local')})"
-
-
-def _wide(factor: Any, axes: int) -> Any:
-    """A factor per neuron, ready to multiply arrays with `axes` more axes."""
-    for _ in range(axes if getattr(factor, "ndim", 0) else 0):
-        factor = factor[..., None]
-    return factor

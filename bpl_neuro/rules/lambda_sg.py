@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bpl_neuro.feedback import Feedback
 from bpl_neuro.rules.base import Carry, Gradients
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.synthesiser import Synthesiser
@@ -28,8 +29,20 @@ class LambdaSG(BPLambda):
 
     name = "lambda_sg"
 
-    def __init__(self, synthesiser: Synthesiser, **keywords: Any) -> None:
-        super().__init__(synthesiser, **keywords, trace="sweep")
+    def __init__(
+        self,
+        synthesiser: Synthesiser,
+        *,
+        gamma: float | str = 1.0,
+        lam: float | str = 1.0,
+        sg_weight: float = 1.0,
+        feedback: str | Feedback = "exact",
+        continuous_time: bool = False,
+    ) -> None:
+        super().__init__(
+            synthesiser, gamma=gamma, lam=lam, sg_weight=sg_weight, trace="sweep", feedback=feedback,
+            continuous_time=continuous_time,
+        )  # fmt: skip
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """The sums over the trial."""

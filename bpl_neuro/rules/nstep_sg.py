@@ -9,7 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Gradients, Rule, said
+from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
 from bpl_neuro.rules.bp_lambda import per_step
 from bpl_neuro.rules.bptt import window_ends
 from bpl_neuro.synthesiser import Synthesiser
@@ -80,22 +80,22 @@ class NStepSG(Rule):
 
     def init(self, batch: int) -> Carry:
         """Nothing seen."""
-        return {"transitions": [], "c": [], "end": [], "g": []}
+        return {"transitions": [], "c": [], "end": [], "responses": []}
 
     def step(
         self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
     ) -> tuple[Carry, dict[str, Any], Any]:
         """Remember the step; see `Rule.step`."""
-        g = ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g
-        for key, value in (("transitions", transition), ("c", c), ("end", end), ("g", g)):
-            carry[key].append(value)
-        return carry, {"g": g}, None
+        response = self.synthesiser(self.synthesiser.z(transition), theta)
+        remember(carry, transitions=transition, c=c, end=end, responses=response)
+        return carry, {"g": ~end[:, None] * response.g}, None
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:
         """The windows, swept back from the last."""
-        transitions, c, end, g = (carry[key] for key in ("transitions", "c", "end", "g"))
+        transitions, c, end, responses = (carry[key] for key in ("transitions", "c", "end", "responses"))
         if not transitions:
             return {}
+        g = [~ending[:, None] * response.g for ending, response in zip(end, responses, strict=True)]
         cut = window_ends(end, self.steps, self.circuit.xp)
         dtheta = self.circuit.xp.zeros_like(theta)
         arriving = 0 * c[-1]
@@ -108,8 +108,8 @@ class NStepSG(Rule):
                 back = self.feedback.transition(transitions[t + 1])
                 arriving, target = back.vjp(credits[-1]), back.vjp(target)
                 starts = cut[t] & ~end[t]
-                response = self.synthesiser(self.synthesiser.z(transitions[t]), theta)
-                dtheta -= self.synthesiser.gradient(starts[:, None] * (target - response.g), response)
+                error = starts[:, None] * (target - responses[t].g)
+                dtheta -= self.synthesiser.gradient(error, responses[t])
             reaching = g[t] if self.pathway is None else g[t] @ self.pathway
             credits.append(c[t] + self.circuit.xp.where(last, self.sg_weight * reaching, arriving))
             target = c[t] + self.circuit.xp.where(last, self.gamma * g[t], target)

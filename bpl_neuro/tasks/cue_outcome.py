@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpl_neuro.build import positive_int
+from bpl_neuro.build import positive_int, whole_steps
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.timing import check_batches, join_trials, seconds, steps
+from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["CueOutcome"]
 
@@ -70,11 +70,15 @@ class CueOutcome:
             raise ValidationError(
                 f"`probabilities` must be {self.magnitudes.size} numbers in [0, 1], got {probabilities!r}"
             )
-        self.dt = seconds("dt", dt)
-        if self.dt <= 0:
-            raise ValidationError(f"`dt` must be positive, got {dt!r}")
-        self._cue, self._delay = steps("cue", cue, self.dt), steps("delay", delay, self.dt)
-        self._outcome, self._wait = steps("outcome", outcome, self.dt), steps("wait", wait, self.dt)
+        self.dt = step_size(dt)
+        self._cue, self._delay = (
+            whole_steps("cue", cue, self.dt, least=1),
+            whole_steps("delay", delay, self.dt, least=1),
+        )
+        self._outcome, self._wait = (
+            whole_steps("outcome", outcome, self.dt, least=1),
+            whole_steps("wait", wait, self.dt, least=1),
+        )
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
         self.input_size = self.magnitudes.size
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpl_neuro.build import positive_int
+from bpl_neuro.build import positive_int, whole_steps
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.timing import check_batches, join_trials, seconds, steps
+from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["DelayedReach"]
 
@@ -68,14 +68,15 @@ class DelayedReach:
         self.targets = positive_int("targets", targets)
         self.input_size = self.targets + 1
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
-        self.dt = seconds("dt", dt)
-        if self.dt <= 0:
-            raise ValidationError(f"`dt` must be positive, got {dt!r}")
-        self._cue, self._reach = steps("cue", cue, self.dt), steps("reach", reach, self.dt)
-        self._reaction = steps("reaction", reaction, self.dt, least=0)
+        self.dt = step_size(dt)
+        self._cue, self._reach = (
+            whole_steps("cue", cue, self.dt, least=1),
+            whole_steps("reach", reach, self.dt, least=1),
+        )
+        self._reaction = whole_steps("reaction", reaction, self.dt, least=0)
         if not isinstance(delay, tuple | list) or len(delay) != 2:
             raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
-        self._delay = tuple(steps("delay", d, self.dt) for d in delay)
+        self._delay = tuple(whole_steps("delay", d, self.dt, least=1) for d in delay)
         if self._delay[0] > self._delay[1]:
             raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
         if self._reaction >= self._reach:

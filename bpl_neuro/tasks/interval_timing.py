@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpl_neuro.build import positive_int
+from bpl_neuro.build import positive_int, whole_steps
 from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.timing import check_batches, join_trials, seconds, steps
+from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["IntervalTiming"]
 
@@ -58,14 +58,15 @@ class IntervalTiming:
         dt: str = "10*ms",
         batches_per_epoch: int = 50,
     ) -> None:
-        self.dt = seconds("dt", dt)
-        if self.dt <= 0:
-            raise ValidationError(f"`dt` must be positive, got {dt!r}")
+        self.dt = step_size(dt)
         if isinstance(intervals, str) or not isinstance(intervals, Sequence) or not intervals:
             raise ValidationError(f'`intervals` must be a list of times like ["200*ms"], got {intervals!r}')
-        self._pulse, self._wait = steps("pulse", pulse, self.dt), steps("wait", wait, self.dt)
-        self._after = steps("after", after, self.dt)
-        self.intervals = [steps("intervals", text, self.dt, least=self._pulse + 1) for text in intervals]
+        self._pulse, self._wait = (
+            whole_steps("pulse", pulse, self.dt, least=1),
+            whole_steps("wait", wait, self.dt, least=1),
+        )
+        self._after = whole_steps("after", after, self.dt, least=1)
+        self.intervals = [whole_steps("intervals", text, self.dt, least=self._pulse + 1) for text in intervals]
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
 
     def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:

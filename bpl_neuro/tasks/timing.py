@@ -6,39 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bpl_neuro.build import positive_int, seconds
 from bpl_neuro.data import SPLITS, Batch
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.quantities import brian2_parts
-from bpl_neuro.spec import checked_quantity
 
-__all__ = ["check_batches", "join_trials", "seconds", "steps"]
+__all__ = ["check_batches", "join_trials", "step_size"]
 
 
-def seconds(name: str, text: str) -> float:
-    """A time in seconds."""
-    return checked_quantity(text, brian2_parts().SECOND, f"`{name}`")
-
-
-def steps(name: str, text: str, dt: float, least: int = 1) -> int:
-    """A time as a whole number of steps.
-
-    Raises
-    ------
-    ValidationError
-        If it is not a multiple of dt, or fewer than `least` steps.
-    """
-    value = seconds(name, text) / dt
-    if abs(value - round(value)) > 1e-6 or round(value) < least:
-        raise ValidationError(f"`{name}` must be a whole number (≥ {least}) of steps of {dt:g} s, got {text!r}")
-    return round(value)
+def step_size(text: str) -> float:
+    """`dt` in seconds; ValidationError unless it is positive."""
+    value = seconds("dt", text)
+    if value <= 0:
+        raise ValidationError(f"`dt` must be positive, got {text!r}")
+    return value
 
 
 def check_batches(rng: np.random.Generator, size: int, split: str) -> None:
     """The arguments of `Task.batches`."""
     if not isinstance(rng, np.random.Generator):
         raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValidationError(f"`size` must be a whole number ≥ 1, got {size!r}")
+    positive_int("size", size)
     if split not in SPLITS:
         raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
 
