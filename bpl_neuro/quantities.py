@@ -47,21 +47,20 @@ def brian2_parts() -> SimpleNamespace:
 
     Brian2 takes over `sys.excepthook` and the display of warnings; both are put back.
     """
-    hook, show, filters = sys.excepthook, warnings.showwarning, warnings.filters[:]
-    warnings.simplefilter("ignore", DeprecationWarning)
-    try:
-        from brian2.core.functions import DEFAULT_FUNCTIONS
-        from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_UNITS
-        from brian2.core.variables import Variable
-        from brian2.equations.equations import Equations
-        from brian2.equations.unitcheck import check_dimensions
-        from brian2.units.fundamentalunits import DIMENSIONLESS, get_unit_for_display
-        from brian2.units.stdunits import ms  # noqa: F401 - registers the short names
-    finally:
-        sys.excepthook = hook
-        logging.captureWarnings(False)
-        warnings.showwarning = show
-        warnings.filters[:] = filters  # type: ignore[index]
+    hook = sys.excepthook
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            from brian2.core.functions import DEFAULT_FUNCTIONS
+            from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_UNITS
+            from brian2.core.variables import Variable
+            from brian2.equations.equations import Equations
+            from brian2.equations.unitcheck import check_dimensions
+            from brian2.units.fundamentalunits import DIMENSIONLESS, get_unit_for_display
+            from brian2.units.stdunits import ms  # noqa: F401 - registers the short names
+        finally:
+            sys.excepthook = hook
+            logging.captureWarnings(False)
     return SimpleNamespace(
         FUNCTIONS=DEFAULT_FUNCTIONS,
         CONSTANTS={k: float(v.get_value()) for k, v in DEFAULT_CONSTANTS.items()},

@@ -174,7 +174,7 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
     }
     for name, value in signals.items():
         if getattr(value, "shape", None) == c.shape:
-            looks[name] = lambda step, name=name: step.signals[name][:, states]  # type: ignore[misc]
+            looks[name] = _signal(name, states)
     own = [name for name in PARAMETERS if trainer.parameter(name) is not None]
     traced = ["trace"] if isinstance(trainer.rule, BPLambda) else []
     known = [*looks, *traced, "loss", *own]
@@ -203,6 +203,10 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
             last, count = ("neuron", len(neurons)) if name == "rate" else ("unit", len(states))
             found[name] = Variable(("step", "trial", last), (count,), real, units.units_of(name), looks[name])
     return found
+
+
+def _signal(name: str, states: list[int]) -> Callable[[Step], Any]:
+    return lambda step: step.signals[name][:, states]
 
 
 def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
