@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from bpl_neuro.analysis import synapse_trace
 from bpl_neuro.checks import real_array
@@ -22,6 +23,7 @@ __all__ = [
     "plot_trace",
     "plot_traces",
     "plot_weights",
+    "readable_log",
     "save_figure",
 ]
 
@@ -49,6 +51,21 @@ def save_figure(fig: Any, path: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         fig.savefig(path)
+
+
+def readable_log(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis that spans little more than a decade; call it when all is drawn.
+
+    Parameters
+    ----------
+    axis : matplotlib Axis
+        ``ax.xaxis`` or ``ax.yaxis``.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if high < 20 * low:
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def plot_alignment(

@@ -177,6 +177,7 @@ def draw(config: Config, folder: RunFolder, record: xr.Dataset, names: list[str]
     )  # fmt: skip
     for ax, title in zip(axes[0], ("Circuit frozen", "What a class could reach"), strict=True):
         ax.set_xscale("log")
+        plotting.readable_log(ax.xaxis)
         ax.set_ylim(-0.05, 1.05)
         ax.set_title(title, loc="left")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)

@@ -157,5 +157,6 @@ def run(config: Config, folder: RunFolder) -> None:
                 label = f"noise {noise:g}, γ = {g:g}"
                 ax.semilogy(config.lams, line, "o" + style, ms=4, color=plotting.COLOURS[k], label=label)
         ax.set(xlabel="λ", ylabel=f"{title} / ‖G‖²")
+        plotting.readable_log(ax.yaxis)
     axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     folder.save_figure(fig, "bias-variance")

@@ -187,5 +187,6 @@ def draw(config: Config, folder: RunFolder, kinds: list[str], loss: np.ndarray, 
     ax.axhline(baseline, color="grey", ls="--", lw=1, label="staying at the centre")
     ax.set(xlabel="batch", ylabel="loss per trial (median over seeds)", yscale="log")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    plotting.readable_log(ax.yaxis)
     ax.set_title(f"Forked at batch {config.fork_at}", loc="left")
     folder.save_figure(fig, "interventions")

@@ -104,6 +104,7 @@ def run(config: Config, folder: RunFolder) -> None:
         ax.loglog(dts[:-1], median[1, p], "x:", color=colour, label=f"{symbol}, not weighted by dt")
     ax.loglog(dts[:-1], median[0, 0, -1] * dts[:-1] / dts[-2], "k--", lw=0.8, label="∝ dt")
     ax.set(xlabel="dt (ms)", ylabel="relative change of an update, dt → dt / 2")
+    plotting.readable_log(ax.xaxis)
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     folder.save_figure(fig, "halving-dt")
     console = Console()

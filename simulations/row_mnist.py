@@ -90,6 +90,7 @@ def run(config: Config, folder: RunFolder) -> None:
     fig, axes = plotting.figure(1, 2, figsize=(9, 3.8))
     axes[0, 0].plot(np.arange(len(batch_losses)) + 1, batch_losses, lw=0.5, color=plotting.COLOURS[0])
     axes[0, 0].set(xlabel="batch", ylabel="cross-entropy (nat)", yscale="log")
+    plotting.readable_log(axes[0, 0].yaxis)
     plotting.plot_learning(
         axes[0, 1], epoch,
         {name: np.array([entry[f"{name}_accuracy"] for entry in trainer.history]) for name in ("train", "validation")},

@@ -70,3 +70,15 @@ def test_weights_are_drawn_with_absent_synapses_left_out():
     for wrong in (np.ones(3), np.ones((1, 2, 2)), np.array([[np.nan]])):
         with pytest.raises(bpl.ValidationError, match=r"matrix|finite"):
             bpl.plot_weights(axes[0, 0], wrong)
+
+
+@pytest.mark.parametrize(("values", "plain"), [([13.5, 15.5], True), ([0.7, 1.1], True), ([1e-6, 1.0], False)])
+def test_short_log_axes_have_plain_numbers_apart(values, plain):
+    fig, axes = plotting.figure()
+    ax = axes[0, 0]
+    ax.semilogy([0, 1], values)
+    plotting.readable_log(ax.yaxis)
+    fig.canvas.draw()
+    texts = [t.get_text() for t in (*ax.get_yticklabels(), *ax.get_yticklabels(minor=True)) if t.get_text()]
+    assert texts and all("10^" not in text for text in texts) == plain
+    assert 2 <= len(texts) <= 12
