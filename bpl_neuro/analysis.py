@@ -210,9 +210,6 @@ def synapse_trace(
     one = batch[trial : trial + 1]
     local = LocalTrace(s, rule.gamma * rule.lam)
     local_carry = local.init(1)
-    pop = next(p for p in circuit.populations if p.state_slice.start <= a < p.state_slice.stop)
-    unit, k = divmod(a - pop.state_slice.start, pop.S)
-    index = circuit.populations.index(pop)
     rows: list[list[Any]] = []
     steps: list[Step] = []
     e_prev = np.zeros(s.n)
@@ -221,11 +218,13 @@ def synapse_trace(
         nonlocal local_carry, e_prev
         z = s.z(step.transition)
         response = s(z, theta)
+        local.collect(local_carry, 0 * step.c)
         local_carry = local.restart(local.step(local_carry, step.transition, response), step.end)
         delta = circuit.backend.to_host(step.signals["delta"])[0]
-        e = circuit.backend.to_host(step.carry["trace"]["e"])[0, :, a * s.m + j]
-        own = local_carry["e"][index][k, 0, unit, k, j]
-        rows.append([response.z[0, j], e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
+        e = circuit.backend.to_host(rule.trace.column(step.carry["trace"], a, j)[1])[0]
+        states, local_e = local.column(local_carry, a, j)
+        own = float(local_e[0, a - states.start])
+        rows.append([float(response.z[0, j]), e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
         e_prev = e.copy()
         steps.append(step)
 

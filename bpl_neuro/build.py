@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import sympy as sp
 
+from bpl_neuro.backend import Backend
 from bpl_neuro.checks import number, real_array
 from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations
@@ -44,7 +46,7 @@ def population_sizes(model: Model, size: int | Mapping[str, int]) -> dict[str, i
 
 
 def wire(
-    model: Model, sizes: Mapping[str, int], inputs: int, overrides: Mapping[str, Any], dtype: Any, xp: Any
+    model: Model, sizes: Mapping[str, int], inputs: int, overrides: Mapping[str, Any], dtype: Any, backend: Backend
 ) -> Wiring:
     """Compile every population at its size and lay out every group of synapses."""
     populations: list[Local] = []
@@ -55,7 +57,7 @@ def wire(
         values = _parameter_values(population, N, overrides, unused)
         longest = max((p.delay for p in model.projections if p.pre == name), default=0)
         delayed = replace(population, neuron=population.neuron.with_delay_line(longest))
-        populations.append(_local(delayed, N, n, rates, values, model.dt, dtype, xp))
+        populations.append(_local(delayed, N, n, rates, values, model.dt, dtype, backend))
         n, rates = n + N * populations[-1].S, rates + N
     if unused:
         known = [f"{p.name}.{k}" for p in model.populations.values() for k in p.parameters]
@@ -77,7 +79,7 @@ def wire(
         synapses.append(Synapses(key, post, pre, tuple(names.index(p) for p in projection.inputs), line))
     for pop in populations:
         shapes[f"bias->{pop.name}"] = (pop.P, pop.N)
-    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), xp)
+    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), backend)
 
 
 def initial_weights(wiring: Wiring, rng: np.random.Generator) -> np.ndarray:
@@ -146,7 +148,7 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
 
 
 def _local(
-    population: Population, N: int, n: int, rates: int, values: dict[str, Any], dt: float, dtype: Any, xp: Any
+    population: Population, N: int, n: int, rates: int, values: dict[str, Any], dt: float, dtype: Any, backend: Backend
 ) -> Local:
     """Compile one population's equations at a size."""
     neuron = population.neuron
@@ -156,22 +158,41 @@ def _local(
     if neuron.system is not None:
         M = array_function("system", [neuron.symbols[2][: len(constants)]], list(neuron.system), np)(constants)
         constants += _exact_constants(M, S - neuron.delays, N, dt)
-    constants = [xp.asarray(c, dtype) if np.ndim(c) else float(c) for c in constants]
+    constants = [np.asarray(c, dtype) if np.ndim(c) else float(c) for c in constants]
     own = [np.full(N, population.initial[s]) for s in neuron.states[: S - neuron.delays]]
     resting = array_function("rate", [neuron.symbols[0], (), neuron.symbols[2]], [neuron.rate], np)
     rate = np.broadcast_to(resting([*own, *own[:1] * neuron.delays], (), constants)[0], (N,))
     initial = np.stack(own + [rate] * neuron.delays, axis=-1)
     symbols = neuron.symbols
     everything = [*neuron.update, *A.values(), *C.values()]
-    linearised = array_function("linearised", symbols, everything, xp)
-    _check_computable(linearised, population.name, neuron, initial, constants)
+    _check_computable(
+        array_function("linearised", symbols, everything, np), population.name, neuron, initial, constants
+    )
+    credit, back = _backwards(len(neuron.inputs), S, tuple(A), tuple(C))
     return Local(
         population.name, N, S, len(neuron.inputs), slice(n, n + N * S), slice(rates, rates + N),
-        linearised,
-        array_function("step", symbols, everything, xp, first=S),
-        array_function("rate", symbols, [neuron.rate, *D.values()], xp),
-        tuple(A), tuple(C), tuple(D), tuple(constants), initial, _noise(neuron, constants, N, dt),
+        backend.elementwise("linearised", symbols, everything),
+        backend.elementwise("step", symbols, everything, first=S),
+        backend.elementwise("rate", symbols, [neuron.rate, *D.values()]),
+        backend.elementwise("input_credit", *credit),
+        backend.elementwise("own_past", *back),
+        tuple(A), tuple(C), tuple(D),
+        tuple(backend.asarray(c) if np.ndim(c) else c for c in constants), backend.asarray(initial, dtype),
+        _noise(neuron, constants, N, dt),
     )  # fmt: skip
+
+
+def _backwards(P: int, S: int, a_keys: Sequence[tuple[int, int]], c_keys: Sequence[tuple[int, int]]) -> Any:
+    """What a neuron does with a gradient v of its states, as expressions: Σ_k v_k C[k, p], and Σ_k v_k A[k, l]."""
+    v = sp.symbols(f"v:{S}")
+    parts = []
+    for letter, keys, size in (("C", c_keys, P), ("A", a_keys, S)):
+        entries = [sp.Symbol(f"{letter}{row}_{column}") for row, column in keys]
+        sums = [sp.Integer(0)] * size
+        for (row, column), entry in zip(keys, entries, strict=True):
+            sums[column] += v[row] * entry
+        parts.append(((v, entries), sums))
+    return parts
 
 
 def _check_computable(

@@ -51,6 +51,8 @@ def save(trainer: Any, path: str | Path) -> None:
 def restore(trainer: Any, path: str | Path) -> None:
     """Read one file into a `Trainer`; nothing is changed unless all of it fits."""
     arrays, meta = read_arrays(path, KIND)
+    # what has no axes is a count that stays on the host
+    arrays = {name: trainer.circuit.backend.asarray(a) if a.ndim else a for name, a in arrays.items()}
     for name in PARAMETERS:
         _check(path, name, trainer.parameter(name), arrays.get(name))
     trained = meta["trained"]

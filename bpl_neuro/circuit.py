@@ -49,7 +49,8 @@ class Circuit:
     seed : int or numpy.random.Generator
         For the initial weights: uniform in ±1/√N; a bias is the sum of two such draws.
     dtype : {"float64", "float32"}
-    backend : {"numpy"}
+    backend : {"numpy", "cupy", "auto"}
+        "cupy" runs on an NVIDIA GPU; see docs/gpu.md. By name nothing falls back; "auto" takes a GPU if there is one.
 
     Attributes
     ----------
@@ -87,7 +88,7 @@ class Circuit:
         self.inputs = positive_int("inputs", inputs)
         self.sizes = population_sizes(self.model, size)
         self._overrides = dict(instance("parameters", parameters or {}, Mapping, "a mapping of names to values"))
-        self._wiring = wire(self.model, self.sizes, self.inputs, self._overrides, self.dtype, self.xp)
+        self._wiring = wire(self.model, self.sizes, self.inputs, self._overrides, self.dtype, self.backend)
         self.layout: Layout = self._wiring.layout
         self.n = self._wiring.n
         self.rates = self._wiring.rates
@@ -103,7 +104,7 @@ class Circuit:
             scale_to_radius(self._wiring, psi, radius)
         mask = exists * plastic
         self.mask = None if mask.all() else mask
-        self._signs = self.xp.asarray(signs, self.dtype) if signs.any() else None
+        self._signs = self.backend.asarray(signs, self.dtype) if signs.any() else None
         self.clamped: dict[tuple[int, int], float] = {}
         self.psi = psi
 
@@ -129,13 +130,18 @@ class Circuit:
 
     @psi.setter
     def psi(self, value: Any) -> None:
-        value = self.xp.asarray(real_array("psi", value), self.dtype)
+        value = self.own_array("psi", value)
         if value.shape != (self.layout.size,):
             raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {value.shape}")
         if not self.xp.isfinite(value).all():
             raise ValidationError("`psi` must be finite")
         self._psi = value
         self.weights = self.layout.views(value)
+
+    def own_array(self, name: str, value: Any) -> Any:
+        """`value`, from the host or the backend itself, as an array of the backend in the circuit's precision."""
+        given = value if self.backend.owns(value) and value.dtype.kind == "f" else real_array(name, value)
+        return self.backend.asarray(given, self.dtype)
 
     @property
     def signs(self) -> Any:
@@ -149,7 +155,7 @@ class Circuit:
 
     @mask.setter
     def mask(self, value: Any) -> None:
-        self._wiring = replace(self._wiring, mask=None if value is None else self.xp.asarray(value, self.dtype))
+        self._wiring = replace(self._wiring, mask=None if value is None else self.backend.asarray(value, self.dtype))
 
     def constrain(self, psi: Any) -> Any:
         """For after an optimiser's step: what is not plastic stays, and a weight that would cross zero stops there.
@@ -205,7 +211,7 @@ class Circuit:
             if pop.noise is not None:
                 draws = rng.standard_normal((batch, pop.N, pop.noise.shape[-1]))
                 noise[:, pop.state_slice] = np.einsum("nsq,bnq->bns", pop.noise, draws).reshape(batch, -1)
-        return self.xp.asarray(noise, self.dtype)
+        return self.backend.asarray(noise, self.dtype)
 
     @property
     def noisy(self) -> bool:
@@ -215,7 +221,7 @@ class Circuit:
     def initial_state(self, batch: int) -> State:
         """The state every trial starts from, for `batch` trials."""
         xp = self.xp
-        parts = [xp.asarray(pop.initial, self.dtype).reshape(-1) for pop in self._wiring.populations]
+        parts = [pop.initial.reshape(-1) for pop in self._wiring.populations]
         s = xp.broadcast_to(xp.concatenate(parts), (batch, self.n)).copy()
         return self.state(s)
 
@@ -279,9 +285,9 @@ class Circuit:
             new = s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
             states = [old[..., k] for k in range(pop.S)]
             received = [u_pop[:, p] for p in range(pop.P)]
-            results = (pop.linearised if linearise else pop.step)(states, received, pop.parameters)
-            for k in range(pop.S):
-                new[..., k] = results[k]
+            update = pop.linearised if linearise else pop.step
+            places = [new[..., k] for k in range(pop.S)]
+            results = self.backend.write(update, places, states, received, pop.parameters)
             if linearise:
                 split = pop.S + len(pop.a_keys)
                 A.append(dict(zip(pop.a_keys, results[pop.S : split], strict=True)))
@@ -311,7 +317,7 @@ class Circuit:
         states : (B, T, n) array
         rates : (B, T, N) array
         """
-        x = self.xp.asarray(x, self.dtype)
+        x = self.backend.asarray(x, self.dtype)
         if x.ndim != 3 or x.shape[2] != self.inputs:
             raise ValidationError(f"`x` must be (trials, steps, {self.inputs}), got shape {x.shape}")
         state = state or self.initial_state(x.shape[0])
@@ -386,7 +392,9 @@ class Circuit:
             if not held:
                 continue
             units = list(held)
-            s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = list(held.values())
+            s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = self.backend.asarray(
+                list(held.values()), s.dtype
+            )
             keep = self.xp.ones(pop.N, self.dtype)
             keep[units] = 0
             for factors in (A[q], C[q]) if A else ():

@@ -1,14 +1,15 @@
-"""Symbolic expressions to array functions.
+"""Symbolic expressions to program text: array functions in Python, and the same in another language by its `Dialect`.
 
-The source text is generated only from SymPy trees that `equations` built from a checked text, every symbol is renamed,
-and the only names it can reach are array functions listed here and in `functions.ARRAY_FUNCTIONS`. The text stays on
-the function as ``.source``, for whoever wants to read it.
+The text is generated only from SymPy trees that `equations` built from a checked text, every symbol is renamed, and the
+only names it can reach are functions listed here and in `functions.ARRAY_FUNCTIONS`. It stays on an array function as
+``.source``, for whoever wants to read it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,44 @@ import sympy as sp
 
 from bpl_neuro.functions import ARRAY_FUNCTIONS
 
-__all__ = ["array_function"]
+__all__ = ["PYTHON", "XP_NAMES", "Dialect", "array_function", "emit", "reduced"]
 
 #: SymPy function name → array namespace name
-_XP_NAMES = {
+XP_NAMES = {
     "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos",
     "atan": "arctan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "expm1": "expm1", "log1p": "log1p",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a language writes what SymPy trees are made of.
+
+    Attributes
+    ----------
+    number : callable float or int → str
+    infinity : str
+    call : callable str → str
+        The name of a function, by its SymPy name.
+    root : str
+        The name of the square root.
+    power : callable (str, str) → str
+    """
+
+    number: Callable[[float], str]
+    infinity: str
+    call: Callable[[str], str]
+    root: str
+    power: Callable[[str, str], str]
+
+
+PYTHON = Dialect(
+    number=lambda value: f"({value!r})" if value < 0 else repr(value),
+    infinity="inf",
+    call=lambda head: f"f_{head}" if head in ARRAY_FUNCTIONS else f"x_{XP_NAMES[head]}",
+    root="x_sqrt",
+    power=lambda base, power: f"({base} ** {power})",
+)
 
 
 def array_function(
@@ -50,31 +82,37 @@ def array_function(
     first : int, optional
         Return the first results only, computed as they would be for all: the same bits, without the work for the rest.
     """
-    groups = [f"group{k}" for k in range(len(arguments))]
     names = {symbol: f"a{k}_{j}" for k, group in enumerate(arguments) for j, symbol in enumerate(group)}
-    temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
-    shared, reduced = sp.cse(list(results), symbols=temporaries, order="none")
-    reduced = reduced[:first]
-    used = set().union(*(e.free_symbols for e in reduced))
-    for symbol, expr in reversed(shared):
-        if symbol in used:
-            used |= expr.free_symbols
-    shared = [(symbol, expr) for symbol, expr in shared if symbol in used]
-    lines = [f"def {name}({', '.join(groups)}):"]
+    shared, wanted, used = reduced(results, first)
+    lines = [f"def {name}({', '.join(f'group{k}' for k in range(len(arguments)))}):"]
     for k, group in enumerate(arguments):
         lines += [f"    {names[s]} = group{k}[{j}]" for j, s in enumerate(group) if s in used]
     for symbol, expr in shared:
         names[symbol] = str(symbol)
-        lines.append(f"    {symbol} = {_emit(expr, names)}")
-    lines.append(f"    return ({''.join(_emit(e, names) + ', ' for e in reduced)})")
+        lines.append(f"    {symbol} = {emit(expr, names)}")
+    lines.append(f"    return ({''.join(emit(e, names) + ', ' for e in wanted)})")
     source = "\n".join(lines) + "\n"
     space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
     space |= {f"f_{key}": _bind(function, xp) for key, function in ARRAY_FUNCTIONS.items()}
-    space |= {f"x_{key}": _plain(getattr(xp, key)) for key in ("sqrt", *_XP_NAMES.values())}
+    space |= {f"x_{key}": _plain(getattr(xp, key)) for key in ("sqrt", *XP_NAMES.values())}
     exec(compile(source, f"<generated {name}>", "exec"), space)
     function = space[name]
     function.source = source
     return function
+
+
+def reduced(
+    results: Sequence[sp.Expr], first: int | None = None
+) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr], set[sp.Symbol]]:
+    """Common subexpressions in order, the (first) results in terms of them, and the symbols that these need."""
+    temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
+    shared, wanted = sp.cse(list(results), symbols=temporaries, order="none")
+    wanted = wanted[:first]
+    used = set().union(*(e.free_symbols for e in wanted))
+    for symbol, expr in reversed(shared):
+        if symbol in used:
+            used |= expr.free_symbols
+    return [(symbol, expr) for symbol, expr in shared if symbol in used], wanted, used
 
 
 def _bind(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
@@ -91,40 +129,36 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _emit(expr: sp.Expr, names: dict[sp.Symbol, str]) -> str:
-    """One Python expression, fully parenthesised."""
+def emit(expr: sp.Expr, names: Mapping[sp.Symbol, str], to: Dialect = PYTHON) -> str:
+    """One expression of the language, fully parenthesised."""
     if isinstance(expr, sp.Symbol):
         return names[expr]
     if expr is sp.oo:
-        return "inf"
+        return to.infinity
     if expr is -sp.oo:
-        return "(-inf)"
-    if expr.is_Integer:
-        return f"({int(expr)})" if expr < 0 else str(int(expr))
+        return f"(-{to.infinity})"
     if expr.is_number:
-        return f"({float(expr)!r})"
+        return to.number(int(expr) if expr.is_Integer else float(expr))
     if isinstance(expr, sp.Add):
-        return _emit_sum(expr, names)
+        return _emit_sum(expr, names, to)
     if isinstance(expr, sp.Mul):
-        return _emit_product(expr, names)
+        return _emit_product(expr, names, to)
     if isinstance(expr, sp.Pow):
-        return _emit_power(expr, names)
-    head = type(expr).__name__
-    call = f"f_{head}" if head in ARRAY_FUNCTIONS else f"x_{_XP_NAMES[head]}"
-    return f"{call}({', '.join(_emit(a, names) for a in expr.args)})"
+        return _emit_power(expr, names, to)
+    return f"{to.call(type(expr).__name__)}({', '.join(emit(a, names, to) for a in expr.args)})"
 
 
-def _emit_sum(expr: sp.Add, names: dict[sp.Symbol, str]) -> str:
+def _emit_sum(expr: sp.Add, names: Mapping[sp.Symbol, str], to: Dialect) -> str:
     """Subtracting saves the pass over an array that its negation would be."""
     less = [a for a in expr.args if a.could_extract_minus_sign()]
     more = [a for a in expr.args if a not in less]
     if not more:
         more, less = [less[0]], less[1:]
-    text = " + ".join(_emit(a, names) for a in more)
-    return "(" + "".join([text, *(f" - {_emit(-a, names)}" for a in less)]) + ")"
+    text = " + ".join(emit(a, names, to) for a in more)
+    return "(" + "".join([text, *(f" - {emit(-a, names, to)}" for a in less)]) + ")"
 
 
-def _emit_product(expr: sp.Mul, names: dict[sp.Symbol, str]) -> str:
+def _emit_product(expr: sp.Mul, names: Mapping[sp.Symbol, str], to: Dialect) -> str:
     above, below = [], []
     for factor in expr.args:
         if isinstance(factor, sp.Pow) and factor.exp.is_number and factor.exp.is_negative:
@@ -133,17 +167,17 @@ def _emit_product(expr: sp.Mul, names: dict[sp.Symbol, str]) -> str:
             above.append(factor)
     sign = "-" if above and above[0] == -1 else ""
     above = above[1:] if sign else above
-    top = " * ".join(_emit(a, names) for a in above) or "1"
-    bottom = " * ".join(_emit(b, names) for b in below)
+    top = " * ".join(emit(a, names, to) for a in above) or to.number(1)
+    bottom = " * ".join(emit(b, names, to) for b in below)
     return f"({sign}{top} / ({bottom}))" if below else f"({sign}{top})"
 
 
-def _emit_power(expr: sp.Pow, names: dict[sp.Symbol, str]) -> str:
+def _emit_power(expr: sp.Pow, names: Mapping[sp.Symbol, str], to: Dialect) -> str:
     base, power = expr.args
     if power == sp.Rational(1, 2):
-        return f"x_sqrt({_emit(base, names)})"
+        return f"{to.root}({emit(base, names, to)})"
     if power.is_number and power.is_negative:
-        return f"(1 / {_emit(base ** (-power), names)})"
+        return f"({to.number(1)} / {emit(base ** (-power), names, to)})"
     if power.is_Integer and base.is_Symbol and power <= 4:
         return "(" + " * ".join([names[base]] * int(power)) + ")"
-    return f"({_emit(base, names)} ** {_emit(power, names)})"
+    return to.power(emit(base, names, to), emit(power, names, to))

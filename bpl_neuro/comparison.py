@@ -152,8 +152,8 @@ class PassiveRules:
         self._optimiser = by_name(optimiser, ("theta",))["theta"]
         self.theta = {label: rule.initial_theta() for label, rule in self.rules.items()}
         self.theta = {label: theta for label, theta in self.theta.items() if theta is not None}
-        xp = trainer.circuit.xp
-        self._moments = {label: self._optimiser.init(xp, theta) for label, theta in self.theta.items()}
+        backend = trainer.circuit.backend
+        self._moments = {label: self._optimiser.init(backend, theta) for label, theta in self.theta.items()}
         self._steps: list[Step] = []
         self._carries: dict[str, Any] = {}
         self._sums: dict[str, Gradients] = {}
@@ -200,7 +200,7 @@ class PassiveRules:
             rows.append(_against(circuit, host(_psi(circuit, self._sums[label])), host(true), None, None))
             if label in self.theta and "theta" in self._sums[label]:
                 self.theta[label], self._moments[label] = self._optimiser.step(
-                    circuit.xp, self.theta[label], self._sums[label]["theta"], self._moments[label]
+                    circuit.backend, self.theta[label], self._sums[label]["theta"], self._moments[label]
                 )
         self._found.append(xr.concat(rows, xr.IndexVariable("rule", list(self.rules))))
         self._batches.append(trainer.batches)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.backend import Backend
 from bpl_neuro.checks import generator, number
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.transition import Transition
@@ -43,20 +44,20 @@ class Feedback:
         if noise is not None and kind != "noisy":
             raise ValidationError(f'`noise` belongs to `feedback` = "noisy", got {kind!r}')
         self.kind, self.noise, self.seed = kind, number("noise", 0.5 if noise is None else noise), seed
-        self._drawn: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
+        self._drawn: dict[tuple[Any, ...], Any] = {}
 
     @classmethod
     def of(cls, given: str | Feedback) -> Feedback:
         """A kind by name, or a Feedback as it is."""
         return given if isinstance(given, Feedback) else cls(given)
 
-    def weights(self, name: str, W: Any, xp: Any) -> Any:
+    def weights(self, name: str, W: Any, backend: Backend) -> Any:
         """What takes the place of the forward weights W (…, post, pre), of the same shape."""
         if self.kind == "exact":
             return W
         if self.kind == "sign":
-            return xp.sign(W) * xp.abs(W).mean()
-        drawn = xp.asarray(self._draw(name, W.shape), W.dtype)
+            return backend.xp.sign(W) * backend.xp.abs(W).mean()
+        drawn = self._draw(name, W.shape, W.dtype, backend)
         return drawn if self.kind == "random" else W * (1 + self.noise * drawn)
 
     def transition(self, transition: Transition) -> Transition:
@@ -67,15 +68,16 @@ class Feedback:
         weights = dict(transition.weights)
         for synapses in wiring.synapses:
             if synapses.pre is not None:
-                weights[synapses.key] = self.weights(synapses.key, weights[synapses.key], wiring.xp)
+                weights[synapses.key] = self.weights(synapses.key, weights[synapses.key], wiring.backend)
         return replace(transition, weights=weights)
 
-    def _draw(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        key = (name, shape)
+    def _draw(self, name: str, shape: tuple[int, ...], dtype: Any, backend: Backend) -> Any:
+        key = (name, shape, dtype.name, backend.name)
         if key not in self._drawn:
             rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             bound = 1 / np.sqrt(shape[-1])
-            self._drawn[key] = rng.uniform(-bound, bound, shape) if self.kind == "random" else rng.normal(size=shape)
+            drawn = rng.uniform(-bound, bound, shape) if self.kind == "random" else rng.normal(size=shape)
+            self._drawn[key] = backend.asarray(drawn, dtype)
         return self._drawn[key]
 
     def __repr__(self) -> str:

@@ -123,7 +123,7 @@ def apply(trainer: Trainer, what: str, seed: int = 0) -> Trainer:
 
 
 def _pathway(trainer: Trainer, matrix: np.ndarray) -> Trainer:
-    _with_synthesiser(trainer).pathway = trainer.circuit.xp.asarray(matrix, trainer.circuit.dtype)
+    _with_synthesiser(trainer).pathway = trainer.circuit.backend.asarray(matrix, trainer.circuit.dtype)
     return trainer
 
 

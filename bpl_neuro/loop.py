@@ -198,11 +198,12 @@ def run_batch(
     _check_theta(rule, theta)
     check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
     xp, dtype, B = circuit.xp, circuit.dtype, batch.size
-    x = xp.ascontiguousarray(xp.asarray(batch.x, dtype).transpose(1, 0, 2))  # step by step
-    y = xp.asarray(batch.y, dtype if batch.y.ndim == 3 else None)
+    put = circuit.backend.asarray
+    x = xp.ascontiguousarray(put(batch.x, dtype).transpose(1, 0, 2))  # step by step
+    y = put(batch.y, dtype if batch.y.ndim == 3 else None)
     trial_weight = readout.trial_weight(B)
-    weight = xp.asarray(batch.mask, dtype)
-    end = xp.asarray(batch.end)
+    weight = put(batch.mask, dtype)
+    end = put(batch.end)
     due: Any = batch.mask.any(axis=0)
     silent = xp.zeros((B, circuit.n), dtype)
     if start is not None:
@@ -272,7 +273,7 @@ def _check_theta(rule: Rule | None, theta: Any) -> None:
     if getattr(theta, "shape", None) != expected.shape or theta.dtype != expected.dtype:
         found = f"{theta.dtype} {theta.shape}" if hasattr(theta, "shape") else repr(theta)
         raise ValidationError(f"`theta` must have shape {expected.shape} and type {expected.dtype}, got {found}")
-    if not np.isfinite(theta).all():
+    if not rule.circuit.xp.isfinite(theta).all():  # type: ignore[union-attr]
         raise ValidationError("`theta` must be finite")
 
 

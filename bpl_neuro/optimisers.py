@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bpl_neuro.backend import Backend
 from bpl_neuro.checks import number
 from bpl_neuro.errors import ValidationError
 
@@ -18,11 +19,13 @@ __all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser"
 class Optimiser(Protocol):
     """What the trainer needs of an optimiser. Its state is a dict of arrays, so it can be checkpointed."""
 
-    def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
+    def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """State before the first step."""
         ...
 
-    def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """New parameter and new state; the arguments are left as they are."""
         ...
 
@@ -91,11 +94,13 @@ class SGD:
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
 
-    def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
+    def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """No steps taken."""
         return {"steps": np.int64(0)}
 
-    def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """One step."""
         steps = int(state["steps"])
         return parameter - rate_at(self.eta, steps) * gradient, {"steps": np.int64(steps + 1)}
@@ -126,18 +131,21 @@ class Adam:
         for name in ("beta1", "beta2"):
             number(name, getattr(self, name), high=1.0)
 
-    def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
+    def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """Moments 0, no steps."""
-        return {"m": xp.zeros_like(parameter), "v": xp.zeros_like(parameter), "steps": np.int64(0)}
+        return {"m": backend.xp.zeros_like(parameter), "v": backend.xp.zeros_like(parameter), "steps": np.int64(0)}
 
-    def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """One step."""
         steps = int(state["steps"]) + 1
-        m = self.beta1 * state["m"] + (1 - self.beta1) * gradient
-        v = self.beta2 * state["v"] + (1 - self.beta2) * gradient * gradient
-        scale = rate_at(self.eta, steps - 1) / (1 - self.beta1**steps)
-        denominator = xp.sqrt(v / (1 - self.beta2**steps)) + self.epsilon
-        return parameter - scale * m / denominator, {"m": m, "v": v, "steps": np.int64(steps)}
+        new, m, v = backend.adam(
+            parameter, gradient, state["m"], state["v"],
+            rate=rate_at(self.eta, steps - 1) / (1 - self.beta1**steps), beta1=self.beta1, beta2=self.beta2,
+            correction2=1 - self.beta2**steps, epsilon=self.epsilon,
+        )  # fmt: skip
+        return new, {"m": m, "v": v, "steps": np.int64(steps)}
 
 
 @dataclass(frozen=True)
@@ -150,17 +158,19 @@ class Clip:
     def __post_init__(self) -> None:
         number("norm", self.norm, above=True)
 
-    def init(self, xp: Any, parameter: Any) -> dict[str, Any]:
+    def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """The other's state, and how often the bound acted."""
-        return {**self.optimiser.init(xp, parameter), "clipped": np.int64(0)}
+        return {**self.optimiser.init(backend, parameter), "clipped": np.int64(0)}
 
-    def step(self, xp: Any, parameter: Any, gradient: Any, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def step(
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """One step with the bounded gradient."""
         inner = {key: value for key, value in state.items() if key != "clipped"}
-        length = float(xp.sqrt((gradient * gradient).sum()))
+        length = float(backend.xp.sqrt((gradient * gradient).sum()))
         acts = length > self.norm
         bounded = gradient * (self.norm / length) if acts else gradient
-        new, inner = self.optimiser.step(xp, parameter, bounded, inner)
+        new, inner = self.optimiser.step(backend, parameter, bounded, inner)
         return new, {**inner, "clipped": np.int64(int(state["clipped"]) + acts)}
 
 

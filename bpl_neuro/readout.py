@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.build import positive_int
-from bpl_neuro.checks import generator, instance, real_array
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
@@ -85,7 +85,7 @@ class Readout:
 
     @phi.setter
     def phi(self, value: Any) -> None:
-        value = self.circuit.xp.asarray(real_array("phi", value), self.circuit.dtype)
+        value = self.circuit.own_array("phi", value)
         if value.shape != (self.layout.size,):
             raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {value.shape}")
         self._phi, self._views = value, self.layout.views(value)
@@ -131,5 +131,5 @@ class Readout:
         gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
         dr = xp.zeros_like(state.rate)
         W = self._views["weights"]
-        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, xp))
+        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
         return loss * weight, self.circuit.rate_credit(state, dr), gradient, y

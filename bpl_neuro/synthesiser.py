@@ -9,7 +9,6 @@ import numpy as np
 from bpl_neuro.build import positive_int
 from bpl_neuro.checks import generator, instance, real_array
 from bpl_neuro.circuit import Circuit
-from bpl_neuro.codegen import array_function
 from bpl_neuro.equations import NeuronEquations, read_equations
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.expressions import symbol
@@ -142,13 +141,13 @@ class Synthesiser:
         blocks = {"output": (self.d, self.m)}
         if self.plastic_expansion:
             blocks["expansion"] = (self.m - 1, seen + 1)
-            self.exists = circuit.xp.asarray(self.Q != 0, circuit.dtype)
+            self.exists = circuit.backend.asarray(self.Q != 0, circuit.dtype)
             self.exists[:, -1] = 1
         self.layout = Layout(blocks)
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
-        self._unit = array_function("unit", [inputs, constants], [unit.rate, unit.rate_slope()], circuit.xp)
+        self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
 
     def initial_theta(self) -> Any:
@@ -202,17 +201,26 @@ class Synthesiser:
 
     def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
         """Add gain · ∂g/∂θ to e (B, n, |θ|), in place."""
-        xp, own = self.circuit.xp, gain * response.slope
-        index, size = xp.arange(self.n), self.d * self.m
-        output = e[:, :, :size].reshape(-1, self.n, self.d, self.m)  # a view: splitting an axis copies nothing
+        own = gain * response.slope
         if self.P is None:
-            output[:, index, index] += outer(own, response.z)
+            self.add_own(e, own, response.z)
         else:
+            output = e[:, :, : self.d * self.m].reshape(-1, self.n, self.d, self.m)  # a view
             output += self.P[:, :, None] * outer(own, response.z)[:, None]
         if self.plastic_expansion:
             through = column(own) * response.back * _row(response.hidden_slope)
-            hidden = e[:, :, size:].reshape(-1, self.n, *self.Q.shape)
+            hidden = e[:, :, self.d * self.m :].reshape(-1, self.n, *self.Q.shape)
             hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
+
+    def add_own(self, e: Any, slope: Any, z: Any) -> None:
+        """Add slope_a z_j to e[b, a, (a, j)] of a contiguous e (B, units, …): each unit's own synapses, in place."""
+        B, units, width = e.shape
+        m, add = z.shape[1], self.circuit.backend.add_outer
+        flat = e.reshape(B, -1)  # a unit's own synapses begin (width + m) after those of the unit before
+        whole = (units - 1) * (width + m)
+        first, last = flat[:, :whole].reshape(B, units - 1, width + m)[:, :, :m], flat[:, None, whole : whole + m]
+        for place, chosen in ((first, slice(0, units - 1)), (last, slice(units - 1, units))):
+            add(place, slope[:, chosen] if getattr(slope, "ndim", 0) else slope, z)
 
     def _with_one(self, values: Any) -> Any:
         out = self.circuit.xp.empty((values.shape[0], values.shape[1] + 1), self.circuit.dtype)
@@ -244,7 +252,7 @@ class Synthesiser:
             raise ValidationError(f"`subspace` must have shape ({self.n}, d), got {P.shape}")
         if not np.allclose(P.T @ P, np.eye(P.shape[1]), atol=1e-6):
             raise ValidationError("`subspace` must have orthonormal columns; numpy.linalg.qr makes them")
-        return self.circuit.xp.asarray(P, self.circuit.dtype)
+        return self.circuit.backend.asarray(P, self.circuit.dtype)
 
     def _expand(
         self, seen: int, size: int | None, fan_in: int | None, rng: np.random.Generator, linear: bool = False
@@ -266,14 +274,13 @@ class Synthesiser:
         for row in Q:
             row[rng.choice(seen, fan_in, replace=False)] = rng.uniform(-bound, bound, fan_in)
         Q[:, -1] = rng.uniform(-1, 1, size)
-        xp = self.circuit.xp
         unit, values = model.expansion or (granule(), {})
         if linear:
             Q[:, -1] = 0
             unit, values = granule("v"), {}
-        self.Q = xp.asarray(Q, self.circuit.dtype)
+        self.Q = self.circuit.backend.asarray(Q, self.circuit.dtype)
         _, inputs, constants = unit.symbols
-        self._granule = array_function("granule", [inputs, constants], [unit.rate, unit.rate_slope()], xp)
+        self._granule = self.circuit.backend.elementwise("granule", [inputs, constants], [unit.rate, unit.rate_slope()])
         self._granule_constants = [values[p] for p in unit.parameters] + [model.dt]
 
 

@@ -17,6 +17,7 @@ from bpl_neuro.checks import generator, instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.data import Batch, Curriculum, Task
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.footprint import check_fits, plan
 from bpl_neuro.forking import Beginning, find
 from bpl_neuro.loop import Outcome, Position, Recording, Step, Totals, check_finite, run_batch
 from bpl_neuro.optimisers import Optimiser, by_name
@@ -132,6 +133,8 @@ class Trainer:
             If the rule's trace needs whole trials and the batch is a piece of a stream.
         DivergenceError
             When the state or a parameter stops being finite; parameters keep their last finite values.
+        BackendError
+            If the batch cannot fit the device's memory; says what would.
         """
         self.rule.settle(self.schedule, batch.steps, batch.stream)
         if batch.stream and not self.rule.streams:
@@ -139,6 +142,9 @@ class Trainer:
                 'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '
                 "with a window"
             )
+        if (shape := (batch.size, batch.steps)) not in self._fitting:
+            check_fits(self, *shape)
+            self._fitting.add(shape)
         start = self._position if batch.stream else None
         if start is None:
             self._sums = {}
@@ -290,6 +296,10 @@ class Trainer:
             totals.add(outcome, batch.size)
         return totals.figures("")
 
+    def plan(self, batch_size: int, steps: int) -> dict[str, int]:
+        """Bytes that training on such batches will take, by what they are for; see `bpl_neuro.footprint.plan`."""
+        return plan(self, positive_int("batch_size", batch_size), positive_int("steps", steps))
+
     def predict(self, x: Any) -> Any:
         """Outputs of the readout for inputs (B, T, K): (B, T, M)."""
         return self.readout.output(self.circuit.run(x)[1])
@@ -348,6 +358,7 @@ class Trainer:
         self._position, self._sums, self._steps = None, {}, 0
         self.history, self.losses, self.best, self._ends = [], [], None, []
         self.trials, self.batches, self.epoch, self.within_epoch = 0, 0, 0, 0
+        self._fitting: set[tuple[int, int]] = set()  # shapes of batches that the backend has memory for
         self._task_state = self._beginning = None
         self._epoch_totals = Totals()
 
@@ -359,7 +370,7 @@ class Trainer:
 
     def _fresh_moments(self) -> dict[str, dict[str, Any]]:
         return {
-            name: optimiser.init(self.circuit.xp, self.parameter(name))
+            name: optimiser.init(self.circuit.backend, self.parameter(name))
             for name, optimiser in self.optimisers.items()
             if self.parameter(name) is not None
         }
@@ -373,9 +384,10 @@ class Trainer:
         if name == "psi" and self.weight_penalty:
             gradient = gradient + self.weight_penalty * self.circuit.plastic_weights()
         with np.errstate(over="ignore", invalid="ignore"):
-            new, moments = optimiser.step(xp, old, gradient, self._moments[name])
+            new, moments = optimiser.step(self.circuit.backend, old, gradient, self._moments[name])
         for key, moment in moments.items():
-            check_finite(xp, f"{key} (optimiser) of {name}", moment, self._moments[name][key], 0, self.batches)
+            if getattr(moment, "ndim", 0):
+                check_finite(xp, f"{key} (optimiser) of {name}", moment, self._moments[name][key], 0, self.batches)
         if name == "psi":
             new = self.circuit.constrain(new)
         check_finite(xp, name, new, old, 0, self.batches)

@@ -29,7 +29,9 @@ class Local:
         Its part of the flat state (N·S) and of the rates (N).
     linearised : callable (states, inputs, parameters) → (F…, A…, C…)
     step : callable (states, inputs, parameters) → (F…)
-    rate : callable (states, parameters) → (r, D…)
+    rate : callable (states, (), parameters) → (r, D…)
+    input_credit : callable (v, C…) → (v·C for each input)
+    own_past : callable (v, A…) → (v·A for each state)
     a_keys, c_keys, d_keys : sequences
         Which entries A[k, l], C[k, p] and D[l] are not identically 0, in the order the functions return them.
     parameters : tuple
@@ -48,6 +50,8 @@ class Local:
     linearised: Callable[..., tuple[Any, ...]]
     step: Callable[..., tuple[Any, ...]]
     rate: Callable[..., tuple[Any, ...]]
+    input_credit: Callable[..., tuple[Any, ...]]
+    own_past: Callable[..., tuple[Any, ...]]
     a_keys: Sequence[tuple[int, int]]
     c_keys: Sequence[tuple[int, int]]
     d_keys: Sequence[int]
@@ -83,8 +87,13 @@ class Wiring:
     n: int
     rates: int
     layout: Any
-    xp: Any
+    backend: Any
     mask: Any = None
+
+    @property
+    def xp(self) -> Any:
+        """Array namespace of the backend."""
+        return self.backend.xp
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Wiring:
         return self  # never changes
@@ -166,11 +175,12 @@ class Transition:
         """
         wiring, xp = self.wiring, self.wiring.xp
         parts = [_states(v, pop, xp) for pop in wiring.populations]
-        sums: list[list[Any]] = [[None] * pop.S for pop in wiring.populations]
+        sums: list[list[Any]] = [[0] * pop.S for pop in wiring.populations]
         if part != "between":
-            for own, A, v_own in zip(sums, self.A, parts, strict=True):
-                for (k, j), a in A.items():
-                    own[j] = _plus(own[j], v_own[k] * a)
+            sums = [
+                list(pop.own_past(own, tuple(A.values())))
+                for pop, own, A in zip(wiring.populations, parts, self.A, strict=True)
+            ]
         if part != "within":
             received = self._input_credit(parts)
             for synapses in wiring.synapses:
@@ -185,40 +195,15 @@ class Transition:
         for pop, own in zip(wiring.populations, sums, strict=True):
             out_pop = _by_state(out, pop)
             for j, total in enumerate(own):
-                out_pop[..., j] = 0 if total is None else total
+                out_pop[..., j] = total
         return out
 
     def jvp(self, M: Any) -> Any:
-        """Columns through the step: J M, (B, n, m) → (B, n, m). Costs O(B·P·N²·m)."""
-        wiring, xp = self.wiring, self.wiring.xp
-        out = xp.zeros_like(M)
-        m = M.shape[-1]
-        drive = [xp.zeros((M.shape[0], pop.P * pop.N, m), M.dtype) for pop in wiring.populations]
-        for synapses in wiring.synapses:
-            if synapses.pre is None:
-                continue
-            pre, post = wiring.populations[synapses.pre], wiring.populations[synapses.post]
-            M_pre = _columns_by_state(M, pre)
-            sent = xp.zeros((M.shape[0], pre.N, m), M.dtype)
-            for j, d in wiring.slopes(synapses, self.previous).items():
-                sent += M_pre[:, :, j] * column(d)
-            W = self.weights[synapses.key]
-            arriving = W.reshape(-1, W.shape[-1]) @ sent
-            target = drive[synapses.post].reshape(-1, post.P, post.N, m)
-            arriving = arriving.reshape(-1, len(synapses.ports), post.N, m)
-            for q, p in enumerate(synapses.ports):
-                target[:, p] += arriving[:, q]
-        for pop, A, C, received in zip(wiring.populations, self.A, self.C, drive, strict=True):
-            M_pop, out_pop = _columns_by_state(M, pop), _columns_by_state(out, pop)
-            received = received.reshape(-1, pop.P, pop.N, m)
-            for (k, j), a in A.items():
-                out_pop[:, :, k] += column(a) * M_pop[:, :, j]
-            for (k, p), c in C.items():
-                out_pop[:, :, k] += column(c) * received[:, p]
-        return out
+        """Columns through the step: J M, (B, n, m) → (B, n, m). Costs O(B·n²·m)."""
+        return self.jacobian() @ M
 
     def jacobian(self) -> Any:
-        """J_t as a dense (B, n, n) array; for looking and checking."""
+        """J_t as a dense (B, n, n) array. Costs O(B·P·n²)."""
         return self._dense("both")
 
     def within(self) -> Any:
@@ -230,10 +215,36 @@ class Transition:
         return self._dense("between")
 
     def _dense(self, part: str) -> Any:
-        xp, n = self.wiring.xp, self.wiring.n
-        s = self.new.s
-        rows = [self.vjp(xp.broadcast_to(row, s.shape).astype(s.dtype), part) for row in xp.eye(n, dtype=s.dtype)]
-        return xp.stack(rows, axis=1)
+        wiring, xp = self.wiring, self.wiring.xp
+        B, n = self.new.s.shape
+        J = xp.zeros((B, n, n), self.new.s.dtype)
+        if part != "within":
+            for synapses in wiring.synapses:
+                if synapses.pre is not None:
+                    self._add_synapses(J, synapses)
+        if part != "between":
+            for pop, A in zip(wiring.populations, self.A, strict=True):
+                own = J[:, pop.state_slice, pop.state_slice].reshape(B, pop.N, pop.S, pop.N, pop.S)
+                index = xp.arange(pop.N)
+                for (k, j), a in A.items():
+                    own[:, index, k, index, j] += a
+        return J
+
+    def _add_synapses(self, J: Any, synapses: Synapses) -> None:
+        """Add one group's Σ_p C_p W_p Dᵀ to a dense J, in place."""
+        wiring = self.wiring
+        pre, post = wiring.populations[synapses.pre], wiring.populations[synapses.post]  # type: ignore[index]
+        block = J[:, post.state_slice, pre.state_slice].reshape(len(J), post.N, post.S, pre.N, pre.S)
+        W = self.weights[synapses.key]
+        for k in range(post.S):
+            through: Any = None
+            for (row, p), c in self.C[synapses.post].items():
+                if row == k and p in synapses.ports:
+                    term = column(c) * W[synapses.ports.index(p)]
+                    through = term if through is None else through + term
+            if through is not None:
+                for j, d in wiring.slopes(synapses, self.previous).items():
+                    block[:, :, k, :, j] += through * (d[..., None, :] if getattr(d, "ndim", 0) else d)
 
     def input_credit(self, v: Any) -> list[Any]:
         """v·C per population: the gradient with respect to the summed inputs, (B, P, N)."""
@@ -241,13 +252,8 @@ class Transition:
         return self._input_credit([_states(v, pop, xp) for pop in self.wiring.populations])
 
     def _input_credit(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
-        xp = self.wiring.xp
-        out = []
-        for pop, C, v_own in zip(self.wiring.populations, self.C, parts, strict=True):
-            w = xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
-            _add_products(w, v_own, C)
-            out.append(w)
-        return out
+        rows = zip(self.wiring.populations, parts, self.C, strict=True)
+        return [_credit_of_inputs(pop, own, tuple(C.values()), self.wiring) for pop, own, C in rows]
 
     def parameter_gradient(self, v: Any) -> Any:
         """Immediate gradient Σ_B v · ∂s_t/∂Ψ at fixed s_{t−1}, as a flat vector of the size of Ψ."""
@@ -316,23 +322,19 @@ def _stacked_input_credit(transitions: Sequence[Transition], credits: Sequence[A
     v, out = xp.concatenate(credits), []
     for q, pop in enumerate(wiring.populations):
         v_own = _states(v, pop, xp)
-        w = xp.empty((v.shape[0], pop.P, pop.N), v.dtype)
-        C = {}
+        C = []
         for key, first in transitions[0].C[q].items():
             by_trial = getattr(first, "ndim", 0) == 2  # else it is the same for all trials, and at all steps
-            C[key] = xp.concatenate([t.C[q][key] for t in transitions]) if by_trial else first
-        _add_products(w, v_own, C)
-        out.append(w)
+            C.append(xp.concatenate([t.C[q][key] for t in transitions]) if by_trial else first)
+        out.append(_credit_of_inputs(pop, v_own, C, wiring))
     return out
 
 
-def _add_products(w: Any, v_own: Sequence[Any], C: Mapping[tuple[int, int], Any]) -> None:
-    """w[:, p] = Σ_k v_k C[k, p], (B, P, N), in place."""
-    sums: list[Any] = [None] * w.shape[1]
-    for (k, p), c in C.items():  # products of whole arrays, copied once: writing them into w's rows would be slower
-        sums[p] = _plus(sums[p], v_own[k] * c)
-    for p, total in enumerate(sums):
-        w[:, p] = 0 if total is None else total
+def _credit_of_inputs(pop: Local, v_own: Sequence[Any], C: Sequence[Any], wiring: Wiring) -> Any:
+    """Σ_k v_k C[k, p] of one population, (B, P, N)."""
+    w = wiring.xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
+    wiring.backend.write(pop.input_credit, [w[:, p] for p in range(pop.P)], v_own, C)
+    return w
 
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:
@@ -342,11 +344,11 @@ def _ports(w: Any, ports: tuple[int, ...]) -> Any:
 
 
 def _plus(total: Any, term: Any) -> Any:
-    """`term` added to a running sum that owns its array; None is the empty sum."""
-    if total is None:
-        return term
-    total += term
-    return total
+    """`term` added to a running sum that owns its array; None or 0 is the empty sum."""
+    if getattr(total, "ndim", 0):
+        total += term
+        return total
+    return term
 
 
 def _states(v: Any, pop: Local, xp: Any) -> list[Any]:
@@ -358,11 +360,6 @@ def _states(v: Any, pop: Local, xp: Any) -> list[Any]:
 def _by_state(v: Any, pop: Local) -> Any:
     """The part of a flat (B, n) array that belongs to a population, as (B, N, S); a view."""
     return v[:, pop.state_slice].reshape(v.shape[0], pop.N, pop.S)
-
-
-def _columns_by_state(M: Any, pop: Local) -> Any:
-    """The part of (B, n, m) that belongs to a population, as (B, N, S, m); a view."""
-    return M[:, pop.state_slice].reshape(M.shape[0], pop.N, pop.S, M.shape[-1])
 
 
 def column(factor: Any) -> Any:

@@ -118,10 +118,10 @@ def best(
     G = np.concatenate(analysis.true_later_gradient(steps)[:-1])
     z = np.concatenate([unit.z(step.transition) for step in steps[:-1]])
     adam = bpl.Adam(bpl.CosineDecay(3e-3, config.fits))
-    moments = adam.init(circuit.xp, theta)
+    moments = adam.init(circuit.backend, theta)
     for _ in range(config.fits):
         response = unit(z, theta)
-        theta, moments = adam.step(circuit.xp, theta, unit.gradient(response.g - G, response) / len(z), moments)
+        theta, moments = adam.step(circuit.backend, theta, unit.gradient(response.g - G, response) / len(z), moments)
     return float(analysis.alignment(circuit, readout, rule, probe, theta)["cosine"].mean())
 
 

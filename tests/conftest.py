@@ -31,3 +31,8 @@ def mnist_folder(data_folder: None) -> Path:
         if any(folder.glob("train-images-idx3-ubyte*")):
             return folder
     pytest.skip(f"needs the MNIST files, in $BPL_NEURO_DATA/mnist or {candidates[-1]}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--gpu runs the tests of the CuPy backend on a GPU; they fail, rather than skip, where there is none."""
+    parser.addoption("--gpu", action="store_true", help="run the tests of the CuPy backend on a GPU")

@@ -7,6 +7,7 @@ from truth import off
 
 import bpl_neuro as bpl
 from bpl_neuro import interventions, reference
+from bpl_neuro.backend import NumpyBackend
 from bpl_neuro.optimisers import rate_at
 
 TASK = bpl.TargetReaching(patterns=3, steps=6, inputs=4, batches_per_epoch=5)
@@ -199,24 +200,24 @@ def test_schedules():
     cosine = bpl.CosineDecay(1.0, 10, floor=0.1)
     assert [cosine(0), cosine(5), cosine(10), cosine(99)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
     sgd, p = bpl.SGD(bpl.ExponentialDecay(0.5, 1)), np.zeros(1)
-    state = sgd.init(np, p)
+    state = sgd.init(NumpyBackend(), p)
     for _ in range(3):
-        p, state = sgd.step(np, p, np.ones(1), state)
+        p, state = sgd.step(NumpyBackend(), p, np.ones(1), state)
     assert p[0] == pytest.approx(-0.5 - 0.25 - 0.125)
     assert rate_at(0.3, 5) == 0.3
     adam, q, moments = bpl.Adam(lambda k: 0.1 if k == 0 else 0.0), np.zeros(1), None
-    moments = adam.init(np, q)
+    moments = adam.init(NumpyBackend(), q)
     for _ in range(2):
-        q, moments = adam.step(np, q, np.ones(1), moments)
+        q, moments = adam.step(NumpyBackend(), q, np.ones(1), moments)
     assert q[0] == pytest.approx(-0.1, rel=1e-6)
 
 
 def test_clipping_acts_where_asked_and_is_counted():
     clip, p = bpl.Clip(bpl.SGD(1.0), 2.0), np.zeros(2)
-    state = clip.init(np, p)
-    p, state = clip.step(np, p, np.array([3.0, 4.0]), state)
+    state = clip.init(NumpyBackend(), p)
+    p, state = clip.step(NumpyBackend(), p, np.array([3.0, 4.0]), state)
     np.testing.assert_allclose(p, [-1.2, -1.6])
-    p, state = clip.step(np, p, np.array([0.3, 0.4]), state)
+    p, state = clip.step(NumpyBackend(), p, np.array([0.3, 0.4]), state)
     np.testing.assert_allclose(p, [-1.5, -2.0])
     assert state["clipped"] == 1
 

@@ -12,10 +12,10 @@ import bpl_neuro
 PACKAGE = Path(bpl_neuro.__file__).parent
 #: a module imports only from above it
 ORDER = [
-    "errors", "checks", "backend", "functions", "quantities", "codegen", "expressions", "equations", "schema", "spec",
-    "data", "storage", "parameters", "transition", "feedback", "build", "stimuli", "circuit", "losses", "readout",
-    "optimisers", "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing", "trainer",
-    "interventions", "recording", "analysis", "comparison", "plotting", "experiment", "tasks", "cli",
+    "errors", "checks", "functions", "codegen", "backend", "quantities", "expressions", "equations", "schema", "spec",
+    "data", "storage", "parameters", "transition", "feedback", "build", "stimuli", "circuit", "footprint", "losses",
+    "readout", "optimisers", "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing",
+    "trainer", "interventions", "recording", "analysis", "comparison", "plotting", "experiment", "tasks", "cli",
 ]  # fmt: skip
 
 

@@ -231,7 +231,9 @@ def test_a_float32_run_is_float32_everywhere(model, trace):
     run_batch(circuit, readout, rule, data, current["theta"], receive, watch=watch)
     assert {kind for _, kind in kinds} <= {np.dtype("float32"), np.dtype(bool)}
     for optimiser in (bpl.Adam(), bpl.SGD(0.1)):
-        moved, state = optimiser.step(np, circuit.psi, circuit.psi, optimiser.init(np, circuit.psi))
+        moved, state = optimiser.step(
+            circuit.backend, circuit.psi, circuit.psi, optimiser.init(circuit.backend, circuit.psi)
+        )
         assert {a.dtype for a in [moved, *state.values()] if np.ndim(a)} == {np.dtype("float32")}
 
 

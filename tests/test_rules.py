@@ -10,6 +10,7 @@ from truth import LOSSES, MODELS, case, of_plastic, off
 
 import bpl_neuro as bpl
 from bpl_neuro import analysis, reference
+from bpl_neuro.backend import NumpyBackend
 from bpl_neuro.rules import RULES, eligibility
 from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
 
@@ -278,7 +279,7 @@ class NoReset(bpl.RTRL):
 
 class NoOldInfluence(bpl.RTRL):
     def step(self, carry, transition, c, end, theta, learn):
-        return super().step({"M": 0 * carry["M"]}, transition, c, end, theta, learn)
+        return super().step(carry | {"rows": 0 * carry["rows"]}, transition, c, end, theta, learn)
 
 
 class TransposedWeights(bpl.BPTT):
@@ -299,9 +300,8 @@ class LaggingTrace(bpl.EProp):
     """The error meets the trace of one step earlier."""
 
     def step(self, carry, transition, c, end, theta, learn):
-        gradient = self.eligibility.gradient(carry, c)
-        new, signals, _ = super().step(carry, transition, c, end, theta, learn)
-        return new, signals, gradient
+        gradient = self.eligibility.advance(carry, transition, now=None, late=c)
+        return self.eligibility.restart(carry, end), {}, gradient
 
 
 @pytest.mark.parametrize("wrong", [NoReset, NoOldInfluence, TransposedWeights, NoEnds])
@@ -388,13 +388,13 @@ def test_feedback_through_other_weights(name, kind):
 def test_feedback_weights():
     W = np.random.default_rng(0).normal(size=(2, 3, 4))
     exact, sign, random, noisy = (
-        bpl.Feedback(kind).weights("w", W, np) for kind in ("exact", "sign", "random", "noisy")
+        bpl.Feedback(kind).weights("w", W, NumpyBackend()) for kind in ("exact", "sign", "random", "noisy")
     )
     assert exact is W and (np.sign(sign) == np.sign(W)).all() and np.allclose(np.abs(sign), np.abs(W).mean())
     assert np.abs(random).max() <= 0.5 and abs(np.corrcoef(random.ravel(), W.ravel())[0, 1]) < 0.6
     assert 0.2 < np.std(noisy / W - 1) < 0.9
-    assert (bpl.Feedback("random").weights("w", 3 * W, np) == random).all()
-    assert (bpl.Feedback("random").weights("v", W, np) != random).any()
+    assert (bpl.Feedback("random").weights("w", 3 * W, NumpyBackend()) == random).all()
+    assert (bpl.Feedback("random").weights("v", W, NumpyBackend()) != random).any()
     with pytest.raises(bpl.ValidationError, match="exact, sign, random, noisy"):
         bpl.Feedback("none")
 

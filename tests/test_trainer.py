@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import bpl_neuro as bpl
+from bpl_neuro.backend import NumpyBackend
 from bpl_neuro.loop import run_batch
 
 
@@ -76,11 +77,11 @@ def test_sum_reduction_is_the_mean_times_the_batch_size():
 
 def test_adam_against_its_formula():
     adam = bpl.Adam(0.01, beta1=0.8, beta2=0.9, epsilon=1e-8)
-    p, state = np.array([1.0, -2.0]), adam.init(np, np.zeros(2))
+    p, state = np.array([1.0, -2.0]), adam.init(NumpyBackend(), np.zeros(2))
     m = v = np.zeros(2)
     expected = p
     for k, g in enumerate([np.array([0.3, -1.0]), np.array([0.1, 2.0]), np.array([-4.0, 0.0])], start=1):
-        p, state = adam.step(np, p, g, state)
+        p, state = adam.step(NumpyBackend(), p, g, state)
         m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
         expected = expected - 0.01 * (m / (1 - 0.8**k)) / (np.sqrt(v / (1 - 0.9**k)) + 1e-8)
     np.testing.assert_allclose(p, expected, rtol=1e-14)

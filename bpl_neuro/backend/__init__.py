@@ -1,23 +1,46 @@
-"""Array backends: the array namespace and the few in-place operations circuits and rules are written against."""
+"""Array backends: an array namespace, and the few operations that circuits, rules and optimisers leave to it."""
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
+from bpl_neuro.backend.cupy_backend import CupyBackend
 from bpl_neuro.backend.numpy_backend import NumpyBackend
 from bpl_neuro.errors import BackendError
 
-__all__ = ["NumpyBackend", "get_backend"]
+__all__ = ["Backend", "CupyBackend", "NumpyBackend", "get_backend"]
+
+Backend = NumpyBackend | CupyBackend
 
 
-def get_backend(name: str | NumpyBackend) -> NumpyBackend:
-    """The backend of a name.
+def get_backend(name: Any) -> Backend:
+    """A backend by name, or as it is.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "auto"} or a backend
+        "auto" takes CuPy where it is installed and finds a GPU, else NumPy, and logs which (logger ``bpl_neuro``). By
+        name nothing falls back.
 
     Raises
     ------
     BackendError
-        For a name that is not a backend.
+        For a name that is not a backend, or "cupy" without CuPy or a GPU; says what is missing.
     """
-    if isinstance(name, NumpyBackend):
+    if isinstance(name, Backend):
         return name
     if name == "numpy":
         return NumpyBackend()
-    raise BackendError(f'`backend` must be "numpy", got {name!r}')
+    if name == "cupy":
+        return CupyBackend()
+    if name == "auto":
+        log = logging.getLogger("bpl_neuro")
+        try:
+            found = CupyBackend()
+        except BackendError as error:
+            log.info("backend: numpy (%s)", error)
+            return NumpyBackend()
+        log.info("backend: cupy")
+        return found
+    raise BackendError(f'`backend` must be "numpy", "cupy" or "auto", got {name!r}')

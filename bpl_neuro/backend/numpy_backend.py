@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
+from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
 
-__all__ = ["NumpyBackend"]
+__all__ = ["NumpyBackend", "real_dtype"]
+
+#: bytes of a trace that are worked on at once, so that several passes over them stay in cache
+BLOCK = 2**19
 
 
 @dataclass(frozen=True)
 class NumpyBackend:
-    """Array namespace `xp` and conversions to and from host arrays."""
+    """Array namespace `xp`, conversions to and from host arrays, and operations with kernels of their own on a GPU.
+
+    `CupyBackend` has the same methods.
+    """
 
     name: str = "numpy"
+    #: bytes of a product of matrices, trial by trial, that is made at once
+    chunk: int = 2**21
 
     @property
     def xp(self) -> Any:
@@ -31,14 +42,157 @@ class NumpyBackend:
         ValidationError
             For any other type.
         """
-        try:
-            kind = np.dtype(dtype)
-        except TypeError:
-            kind = None
-        if kind not in (np.float32, np.float64):
-            raise ValidationError(f"`dtype` must be float32 or float64, got {dtype!r}")
-        return kind
+        return real_dtype(dtype)
+
+    def owns(self, values: Any) -> bool:
+        """Whether these are arrays of this backend already."""
+        return isinstance(values, np.ndarray)
+
+    def asarray(self, values: Any, dtype: Any = None) -> Any:
+        """An array of this backend from host values, or from one of its own."""
+        return np.asarray(values, dtype)
 
     def to_host(self, array: Any) -> np.ndarray:
         """A NumPy array with the same values."""
         return np.asarray(array)
+
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated; None where the operating system takes care of it."""
+        return None
+
+    def elementwise(
+        self,
+        name: str,
+        arguments: Sequence[Sequence[sp.Symbol]],
+        results: Sequence[sp.Expr],
+        *,
+        first: int | None = None,
+    ) -> Callable[..., tuple[Any, ...]]:
+        """Compile expressions to a function of groups of (B, N) or (N,) arrays and numbers; see `array_function`."""
+        return array_function(name, arguments, results, np, first=first)
+
+    def write(self, function: Callable[..., tuple[Any, ...]], out: Sequence[Any], *groups: Sequence[Any]) -> Any:
+        """Call what `elementwise` made, and write its first results where `out` says; returns all of them."""
+        results = function(*groups)
+        for place, result in zip(out, results, strict=False):
+            place[...] = result
+        return results
+
+    def add_outer(self, target: Any, slope: Any, z: Any) -> None:
+        """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""
+        target += (slope[:, :, None] if np.ndim(slope) else slope) * z[:, None, :]
+
+    def local_pass(
+        self,
+        e: Any,
+        F: Mapping[tuple[int, int], Any],
+        G: Mapping[tuple[int, int], Any],
+        z: Any,
+        out: Any = None,
+        *,
+        late: Sequence[Any] | None = None,
+        now: Sequence[Any] | None = None,
+    ) -> None:
+        """Move traces on and sum what errors make of them, in one pass over the memory, in place.
+
+            new e_l = Σ_q F_lq e_q + G_lp z_j          out_p = Σ_B Σ_l late_l e_l + now_l new e_l
+
+        Parameters
+        ----------
+        e : (S, B, N, P, m) array
+            e_l of synapse j → p of neuron i, changed; the last two axes contiguous.
+        F, G : dict (l, q), (l, p) → (B, N) or (N,) array, or number
+            Entries that are not identically 0.
+        z : (B, m) array
+        out : (P, N, m) array, optional
+            Written, where there is a signal.
+        late, now : S arrays (B, N), optional
+            Errors that meet the old traces, and the new.
+        """
+        S, B, N, P, m = e.shape
+        row = S * P * m * e.itemsize
+        wide, high = max(1, min(N, BLOCK // row)), max(1, min(B, BLOCK // (row * N)))
+        for b in range(0, B, high):
+            for i in range(0, N, wide):
+                cut = slice(b, b + high), slice(i, i + wide)
+                block = e[:, *cut]
+                if late is not None:
+                    _sum(block, late, cut, out, first=b == 0)
+                _move(block, F, G, z, cut)
+                if now is not None:
+                    _sum(block, now, cut, out, first=b == 0 and late is None)
+
+    def adam(
+        self, parameter: Any, gradient: Any, m: Any, v: Any, *,
+        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        """New parameter and moments: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε)."""
+        m = beta1 * m + (1 - beta1) * gradient
+        v = beta2 * v + (1 - beta2) * gradient * gradient
+        return parameter - rate * m / (np.sqrt(v / correction2) + epsilon), m, v
+
+
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64, or ValidationError."""
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = None
+    if kind not in (np.float32, np.float64):
+        raise ValidationError(f"`dtype` must be float32 or float64, got {dtype!r}")
+    return kind
+
+
+#: trials and neurons that are worked on at once
+Cut = tuple[slice, slice]
+
+
+def _move(block: Any, F: Mapping[tuple[int, int], Any], G: Mapping[tuple[int, int], Any], z: Any, cut: Cut) -> None:
+    """The new traces of some neurons and trials, in the place of the old."""
+    if not F and not G:
+        return
+    rows = {k: {q: f for (row, q), f in F.items() if row == k} for k in range(len(block))}
+    old = block
+    while rows:  # a row at a time, each after all that are made of it; with a copy only where there is no order
+        free = [k for k in rows if not any(k in rows[other] for other in rows if other != k)]
+        if not free:
+            old, free = block.copy(), list(rows)
+        for k in free:
+            _make_row(block, old, k, rows.pop(k), cut)
+    for (k, p), g in G.items():
+        block[k][:, :, p] += _part(g, cut, 1) * z[cut[0], None, :]
+
+
+def _make_row(block: Any, old: Any, k: int, factors: Mapping[int, Any], cut: Cut) -> None:
+    """block_k = Σ_q factor_q old_q; what stands there itself is read first."""
+    order = sorted(factors, key=lambda q: q != k)
+    if not order:
+        block[k] = 0
+    for q in order:
+        if q == order[0]:
+            np.multiply(old[q], _part(factors[q], cut, 2), out=block[k])
+        else:
+            block[k] += old[q] * _part(factors[q], cut, 2)
+
+
+def _sum(block: Any, signal: Sequence[Any], cut: Cut, out: Any, first: bool) -> None:
+    """out (P, N, m) += Σ_B Σ_l signal_l e_l over some neurons and trials, in place; = for the first."""
+    own = out[:, cut[1]]
+    for e, v in zip(block, signal, strict=True):
+        if len(e) == 1 and first:
+            np.multiply(e[0].transpose(1, 0, 2), v[cut].T, out=own)
+        elif len(e) == 1:
+            own += e[0].transpose(1, 0, 2) * v[cut].T
+        elif first:
+            np.einsum("bi,bipj->pij", v[cut], e, out=own)
+        else:
+            own += np.einsum("bi,bipj->pij", v[cut], e)
+        first = False
+
+
+def _part(factor: Any, cut: Cut, axes: int) -> Any:
+    """What of a factor (B, N), (N,) or number belongs to a block, with so many axes added."""
+    if not np.ndim(factor):
+        return factor
+    chosen = factor[cut] if factor.ndim == 2 else factor[cut[1]]
+    return chosen[..., *[None] * axes]

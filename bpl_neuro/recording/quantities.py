@@ -15,12 +15,12 @@ from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.loop import Step
 from bpl_neuro.quantities import brian2_parts
-from bpl_neuro.rules.base import Carry, Rule
+from bpl_neuro.rules.base import Rule
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import FullTrace, LeakTrace, LocalTrace, ModelTrace
 from bpl_neuro.trainer import Trainer
 
-__all__ = ["Choice", "Units", "Variable", "chosen_synapses", "describe", "trace_column", "trace_values"]
+__all__ = ["Choice", "Units", "Variable", "chosen_synapses", "describe", "trace_values"]
 
 PARAMETERS = {"psi": ("weight",), "phi": ("readout_weight",), "theta": ("output", "input")}
 ENDLESS = sys.maxsize
@@ -241,26 +241,12 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
     return pairs
 
 
-def trace_column(rule: Any, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
-    """The states i for which this form of the trace holds e[·, i, a, j], and a copy of it there, (B, states)."""
-    trace, s, held = rule.trace, rule.synthesiser, carry["trace"]
-    if isinstance(trace, FullTrace):
-        return slice(0, s.n), held["e"][:, :, a * s.m + j].copy()
-    if isinstance(trace, LocalTrace):
-        q, pop = next((q, p) for q, p in enumerate(s.circuit.populations) if a < p.state_slice.stop)
-        unit, k = divmod(a - pop.state_slice.start, pop.S)
-        return slice(a - k, a - k + pop.S), held["e"][q][:, :, unit, k, j].T.copy()
-    if isinstance(trace, LeakTrace):
-        return slice(a, a + 1), held["e"][:, a if held["e"].shape[1] > 1 else 0, j, None].copy()
-    return slice(a, a + 1), trace.gain * held["slope"][:, a, None] * held["e"][trace._rate][:, j, None]
-
-
 def trace_values(
     rule: Any, synapses: Sequence[Sequence[int]], step: Step, before: Sequence[Any] | None = None
 ) -> tuple[dict[str, Any], list[Any]]:
     """What is recorded of the trace, (B, synapses) each; and its columns, to be given as `before` at the next step."""
     xp, delta = rule.synthesiser.circuit.xp, step.signals["delta"]
-    columns = [trace_column(rule, step.carry, a, j) for a, j in synapses]
+    columns = [rule.trace.column(step.carry["trace"], a, j) for a, j in synapses]
     values = {"trace_own": [e[:, a - states.start] for (a, _), (states, e) in zip(synapses, columns, strict=True)]}
     if isinstance(rule.trace, FullTrace | LocalTrace):
         values["trace_norm"] = [(e**2).sum(axis=1) ** 0.5 for _, e in columns]

@@ -22,7 +22,6 @@ from bpl_neuro.recording.quantities import (
     Units,
     chosen_synapses,
     describe,
-    trace_column,
     trace_values,
 )
 from bpl_neuro.recording.store import BatchStore, damage_named, read_metadata
@@ -231,7 +230,8 @@ class Recorder:
             )
         position, self._before = self.trainer._position, None
         if position is not None and len(position.state.s) == B:  # of a stream, whose trace goes on
-            self._before = [trace_column(self.trainer.rule, position.carry, *pair)[1] for pair in self._synapses]
+            rule: Any = self.trainer.rule
+            self._before = [rule.trace.column(position.carry["trace"], *pair)[1] for pair in self._synapses]
 
     def _due(self, batch: int) -> bool:
         return batch > 0 and (batch - 1) % self._every == 0

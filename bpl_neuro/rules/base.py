@@ -69,6 +69,18 @@ class Rule(ABC):
         """The rule's own parameters at the start, or None if it has none."""
         return None
 
+    def kept(self, batch: int, steps: int) -> int:
+        """Numbers that the carry holds at its largest, for batches of so many trials and steps."""
+        return 0
+
+    def work(self, batch: int, steps: int) -> int:
+        """Numbers in temporaries beside it."""
+        return 0
+
+    def leaner(self, batch: int, steps: int) -> dict[str, int]:
+        """Other forms of the rule with the same numbers, by what to write, and what they keep and work with."""
+        return {}
+
     @abstractmethod
     def init(self, batch: int) -> Carry:
         """What is remembered before a first step of `batch` trials."""

@@ -143,6 +143,24 @@ class BPLambda(Rule):
         """Zeros, (n, m)."""
         return self.synthesiser.initial_theta()
 
+    def kept(self, batch: int, steps: int) -> int:
+        """The trace, and z of the step before."""
+        return self.trace.kept(batch, steps) + batch * self.synthesiser.k
+
+    def work(self, batch: int, steps: int) -> int:
+        """What the trace needs beside it."""
+        return self.trace.work(batch, steps)
+
+    def leaner(self, batch: int, steps: int) -> dict[str, int]:
+        """The other exact forms of the trace."""
+        found = {}
+        for name in ("sweep", "lazy"):
+            trace = TRACES[name](self.synthesiser, 0.0)
+            if type(self.trace) is not type(trace) and set(self.schedules) & set(trace.schedules):
+                what = " per trial" if trace.schedules == ("trial",) else ""
+                found[f'trace="{name}"{what}'] = trace.kept(batch, steps) + trace.work(batch, steps)
+        return found
+
     def init(self, batch: int) -> Carry:
         """No previous step, no trace."""
         if self.deferred:

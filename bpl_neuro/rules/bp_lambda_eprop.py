@@ -51,6 +51,10 @@ class BPLambdaEProp(BPLambda):
         super()._hold(trace, **options)
         self.memory, self.time = f"{self.memory} + B·|Ψ|·S", f"{self.time} + |Ψ|·S²"
 
+    def kept(self, batch: int, steps: int) -> int:
+        """As BP(λ), and ε."""
+        return super().kept(batch, steps) + (0 if self.deferred else self.eligibility.kept(batch))
+
     def init(self, batch: int) -> Carry:
         """As BP(λ), and ε = 0."""
         carry = super().init(batch)
@@ -59,10 +63,9 @@ class BPLambdaEProp(BPLambda):
     def assign(self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any) -> tuple[Carry, Any]:
         """L ε in the place of C ∂s/∂Ψ."""
         late = carry["started"][:, None] * self._late(transition, c, prospective)
-        before = carry["eligibility"]
-        now = self.eligibility.step(before, transition)
-        gradient = self.eligibility.gradient(before, late) + self.eligibility.gradient(now, c)
-        return {"eligibility": self.eligibility.restart(now, end)}, gradient
+        eligibility = carry["eligibility"]
+        gradient = self.eligibility.advance(eligibility, transition, now=c, late=late)
+        return {"eligibility": self.eligibility.restart(eligibility, end)}, gradient
 
     def assigned(self, transitions: list[Transition], c: list[Any], prospective: Any, end: list[Any]) -> Any:
         """Σ_t L_t ε_t by a sweep back."""

@@ -9,6 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
+from bpl_neuro.footprint import of_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
 from bpl_neuro.transition import Transition, parameter_gradient
 
@@ -39,6 +40,14 @@ class BPTT(Rule):
     def __init__(self, circuit: Circuit, *, feedback: str | Feedback = "exact") -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         self.feedback = Feedback.of(feedback)
+
+    def kept(self, batch: int, steps: int) -> int:
+        """Every step, linearised, and its c."""
+        return batch * steps * (of_step(self.circuit) + self.circuit.n)
+
+    def work(self, batch: int, steps: int) -> int:
+        """The products over all steps at once."""
+        return self.kept(batch, steps)
 
     def init(self, batch: int) -> Carry:
         """Nothing seen."""

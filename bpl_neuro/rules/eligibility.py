@@ -10,6 +10,7 @@ neuron's own Jacobian:
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +19,9 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
+from bpl_neuro.footprint import of_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
-from bpl_neuro.transition import Transition, column, parameter_gradient
+from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
 
@@ -55,7 +57,7 @@ def own_past_and_self_synapse(transition: Transition, q: int) -> Mapping[tuple[i
 
 
 class Eligibility:
-    """Traces ε of a circuit's weights: per group of synapses (B, S, ports, N_post, N_pre), per population (B, S, P, N).
+    """Traces ε of a circuit's weights: (S, B, N_post, ports, N_pre) of each group, (S, B, N, P, 1) of the biases.
 
     Parameters
     ----------
@@ -73,61 +75,55 @@ class Eligibility:
         """ε = 0."""
         circuit, pops = self.circuit, self.circuit.populations
         shapes: dict[str, list[tuple[int, ...]]] = {
-            "weights": [(pops[s.post].S, *circuit.layout[s.key]) for s in circuit.synapses],
-            "biases": [(pop.S, pop.P, pop.N) for pop in pops],
+            "weights": [
+                (pops[s.post].S, batch, pops[s.post].N, len(s.ports), circuit.layout[s.key][-1])
+                for s in circuit.synapses
+            ],
+            "biases": [(pop.S, batch, pop.N, pop.P, 1) for pop in pops],
         }
-        return {key: [circuit.xp.zeros((batch, *shape), circuit.dtype) for shape in own] for key, own in shapes.items()}
+        return {key: [circuit.xp.zeros(shape, circuit.dtype) for shape in own] for key, own in shapes.items()}
 
-    def step(self, carry: Carry, transition: Transition) -> Carry:
-        """ε_t."""
-        wiring = transition.wiring
-        blocks = [self.block(transition, q) for q in range(len(wiring.populations))]
-        weights = []
+    def kept(self, batch: int) -> int:
+        """Numbers in ε."""
+        circuit, pops = self.circuit, self.circuit.populations
+        weights = sum(pops[s.post].S * math.prod(circuit.layout[s.key]) for s in circuit.synapses)
+        return batch * (weights + sum(pop.S * pop.P * pop.N for pop in pops))
+
+    def advance(self, carry: Carry, transition: Transition, now: Any, late: Any = None) -> Any:
+        """From ε_{t−1} to ε_t, in place; and Σ_B (now · ε_t + late · ε_{t−1}) for learning signals (B, n): (|Ψ|,)."""
+        circuit, wiring = self.circuit, transition.wiring
+        gradient = circuit.xp.zeros(circuit.layout.size, circuit.dtype)
+        views = circuit.layout.views(gradient)
+        signals = {"now": now, "late": late}
+        signals = {key: _by_population(v, wiring) for key, v in signals.items() if v is not None and v.any()}
+        blocks = []
+        for q in range(len(wiring.populations)):
+            block = self.block(transition, q)
+            blocks.append({key: self.decay * a for key, a in block.items()} if self.decay != 1 else block)
         for synapses, e in zip(wiring.synapses, carry["weights"], strict=True):
-            sent = wiring.sent(synapses, transition.previous, transition.x)[:, None, :]
-            new = self._decayed(e, blocks[synapses.post], 2)
-            for (k, p), c in transition.C[synapses.post].items():
-                if p in synapses.ports:
-                    new[:, k, synapses.ports.index(p)] += column(c) * sent
-            weights.append(new)
-        biases = []
-        for q, e in enumerate(carry["biases"]):
-            new = self._decayed(e, blocks[q], 1)
-            for (k, p), c in transition.C[q].items():
-                new[:, k, p] += c
-            biases.append(new)
-        return {"weights": weights, "biases": biases}
-
-    def gradient(self, carry: Carry, signal: Any) -> Any:
-        """Σ_B L ε for a learning signal L (B, n): (|Ψ|,)."""
-        circuit, xp = self.circuit, self.circuit.xp
-        flat = xp.zeros(circuit.layout.size, circuit.dtype)
-        if not signal.any():
-            return flat
-        views = circuit.layout.views(flat)
-        own = [signal[:, pop.state_slice].reshape(-1, pop.N, pop.S).transpose(0, 2, 1) for pop in circuit.populations]
-        for synapses, e in zip(circuit.synapses, carry["weights"], strict=True):
-            views[synapses.key][...] = xp.einsum("bki,bkpij->pij", own[synapses.post], e)
-        for pop, L, e in zip(circuit.populations, own, carry["biases"], strict=True):
-            views[f"bias->{pop.name}"][...] = xp.einsum("bki,bkpi->pi", L, e)
-        return flat if circuit.mask is None else flat * circuit.mask
+            ports = {p: q for q, p in enumerate(synapses.ports)}
+            G = {(k, ports[p]): c for (k, p), c in transition.C[synapses.post].items() if p in ports}
+            own = {key: parts[synapses.post] for key, parts in signals.items()}
+            sent = wiring.sent(synapses, transition.previous, transition.x)
+            circuit.backend.local_pass(e, blocks[synapses.post], G, sent, views[synapses.key], **own)
+        one = circuit.xp.ones((len(transition.new.s), 1), circuit.dtype)
+        for q, (pop, e) in enumerate(zip(wiring.populations, carry["biases"], strict=True)):
+            own = {key: parts[q] for key, parts in signals.items()}
+            out = views[f"bias->{pop.name}"][..., None]
+            circuit.backend.local_pass(e, blocks[q], transition.C[q], one, out, **own)
+        return gradient if circuit.mask is None else gradient * circuit.mask
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         """ε = 0 in the trials that end."""
         if end.any():
             for e in (*carry["weights"], *carry["biases"]):
-                e[end] = 0
+                e[:, end] = 0
         return carry
 
-    def _decayed(self, e: Any, block: Mapping[tuple[int, int], Any], axes: int) -> Any:
-        """K ε; `axes` follow the neuron's."""
-        new = self.circuit.xp.zeros_like(e)
-        for (k, j), a in block.items():
-            factor = self.decay * a
-            if getattr(a, "ndim", 0):  # (B, N) or (N,) against (B, ports, N, …)
-                factor = factor[..., None, :] if axes == 1 else factor[..., None, :, None]
-            new[:, k] += factor * e[:, j]
-        return new
+
+def _by_population(signal: Any, wiring: Any) -> list[list[Any]]:
+    """A flat (B, n) signal as one (B, N) view per state, of every population."""
+    return [[signal[:, pop.state_slice][:, k :: pop.S] for k in range(pop.S)] for pop in wiring.populations]
 
 
 def sweep_back(
@@ -178,6 +174,16 @@ class EligibilityRule(Rule):
     def block(transition: Transition, q: int) -> Mapping[tuple[int, int], Any]:
         """K."""
 
+    def kept(self, batch: int, steps: int) -> int:
+        """ε; or every step, linearised, and its c."""
+        if not self.deferred:
+            return self.eligibility.kept(batch)
+        return batch * steps * (of_step(self.circuit) + self.circuit.n)
+
+    def work(self, batch: int, steps: int) -> int:
+        """The products over all steps at once, of the sweep."""
+        return self.kept(batch, steps) if self.deferred else 0
+
     def init(self, batch: int) -> Carry:
         """ε = 0."""
         return {"transitions": [], "c": [], "end": []} if self.deferred else self.eligibility.init(batch)
@@ -189,8 +195,7 @@ class EligibilityRule(Rule):
         if self.deferred:
             remember(carry, transitions=transition, c=c, end=end)
             return carry, {"learning_signal": c}, None
-        carry = self.eligibility.step(carry, transition)
-        gradient = self.eligibility.gradient(carry, c)
+        gradient = self.eligibility.advance(carry, transition, now=c)
         return self.eligibility.restart(carry, end), {"learning_signal": c}, gradient
 
     def finish(self, carry: Carry, theta: Any) -> Gradients:

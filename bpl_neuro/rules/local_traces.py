@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.rules.trace import Trace, cleared
@@ -38,6 +36,13 @@ class OwnTrace(Trace):
     @abstractmethod
     def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         """Their part of `step`."""
+
+    @abstractmethod
+    def kept_output(self) -> int:
+        """Numbers in the traces of the output weights, for each trial."""
+
+    def kept(self, batch: int, steps: int) -> int:
+        return batch * (self.kept_output() + (self.synthesiser.Q.size if self.synthesiser.plastic_expansion else 0))
 
     def init(self, batch: int) -> Carry:
         s = self.synthesiser
@@ -80,8 +85,8 @@ class OwnTrace(Trace):
 class LocalTrace(OwnTrace):
     """Only the own unit's block of J: e[l, b, i, k, j], at state l, for synapse j → output of state k of neuron i.
 
-    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out. Updated in
-    place, one pass over the memory for each entry of A.
+    e ← γλ A_i e, plus z_j at l = k. What passes through other neurons, and self-synapses, is left out. `step` notes
+    what is to be done; the next `collect` does it and sums δ e, in one pass over the memory, in place.
     """
 
     memory, time = "B·|θ|·S", "|θ|·S²"
@@ -93,62 +98,80 @@ class LocalTrace(OwnTrace):
                 '`trace` = "local" needs a synthesiser unit for every state; in a subspace use "reduced" or "leak"'
             )
 
+    def kept_output(self) -> int:
+        return sum(p.S * p.N * p.S * self.synthesiser.m for p in self.synthesiser.circuit.populations)
+
     def init_output(self, batch: int) -> Carry:
-        xp, dtype, m = self.synthesiser.circuit.xp, self.synthesiser.circuit.dtype, self.synthesiser.m
-        return {"e": [xp.zeros((p.S, batch, p.N, p.S, m), dtype) for p in self.synthesiser.circuit.populations]}
+        s = self.synthesiser
+        pops, zeros, dtype = s.circuit.populations, s.circuit.xp.zeros, s.circuit.dtype
+        return {
+            "e": [zeros((p.S, batch, p.N, p.S, s.m), dtype) for p in pops],
+            "factors": [[zeros((batch, p.N), dtype) for _ in p.a_keys] for p in pops],
+            "input": zeros((batch, s.n), dtype),
+            "z": zeros((batch, s.m), dtype),
+        }
 
     def collect_output(self, carry: Carry, delta: Any) -> Any:
-        xp, parts = self.synthesiser.circuit.xp, []
-        for pop, e in zip(self.synthesiser.circuit.populations, carry["e"], strict=True):
-            own = delta[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            total = sum(xp.einsum("bi,bikj->ikj", own[..., k], e[k]) for k in range(pop.S))
-            parts.append(total.reshape(pop.N * pop.S, -1))
-        return xp.concatenate(parts)
+        s = self.synthesiser
+        total = s.circuit.xp.empty((s.n, s.m), delta.dtype)
+        for q, pop in enumerate(s.circuit.populations):
+            F, G = self._to_do(carry, q)
+            out = total[pop.state_slice].reshape(pop.N, pop.S, s.m).transpose(1, 0, 2)
+            own = delta[:, pop.state_slice]
+            now = [own[:, k :: pop.S] for k in range(pop.S)]
+            s.circuit.backend.local_pass(carry["e"][q], F, G, carry["z"], out, now=now)
+        return total
 
     def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
-        s, xp = self.synthesiser, self.synthesiser.circuit.xp
-        added = outer(self.gain * response.slope, response.z)
-        for pop, A, e in zip(s.circuit.populations, transition.A, carry["e"], strict=True):
-            self._move(e, A, xp)
-            own = xp.broadcast_to(added, (e.shape[1], s.n, s.m))[:, pop.state_slice].reshape(-1, pop.N, pop.S, s.m)
-            for k in range(pop.S):
-                e[k, :, :, k] += own[:, :, k]
-        return {"e": carry["e"]}
-
-    def _move(self, e: Any, A: Mapping[tuple[int, int], Any], xp: Any) -> None:
-        """e ← γλ A e, a row at a time, each after all that are made of it; with a copy only where there is no order."""
-        rows = {k: {j: self.decay * a for (row, j), a in A.items() if row == k} for k in range(len(e))}
-        old = e
-        while rows:
-            free = [k for k in rows if not any(k in rows[other] for other in rows if other != k)]
-            if not free:
-                old, free = e.copy(), list(rows)
-            for k in free:
-                self._make_row(e, old, k, rows.pop(k), xp)
-
-    def _make_row(self, e: Any, old: Any, k: int, factors: dict[int, Any], xp: Any) -> None:
-        wide = {j: a[..., None, None] if getattr(a, "ndim", 0) else a for j, a in factors.items()}
-        if not wide:
-            e[k] = 0
-        first = k if k in wide else next(iter(wide), None)
-        for j in sorted(wide, key=lambda j: j != first):
-            if j == first:
-                xp.multiply(old[j], wide[j], out=e[k])
-            else:
-                e[k] += wide[j] * old[j]
+        ones = self.synthesiser.circuit.xp.ones_like
+        factors = [
+            [self.decay * a * ones(old) for a, old in zip(A.values(), before, strict=True)]
+            for A, before in zip(transition.A, carry["factors"], strict=True)
+        ]
+        slope = self.gain * response.slope * ones(carry["input"])
+        return {"e": carry["e"], "factors": factors, "input": slope, "z": response.z}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         if not end.any():
             return carry
-        for e in carry["e"]:
-            e[:, end] = 0
-        return super().restart({key: value for key, value in carry.items() if key != "e"}, end) | {"e": carry["e"]}
+        going_on = ~end[:, None]
+        rest = super().restart({key: value for key, value in carry.items() if key in ("hidden", "slope", "back")}, end)
+        return (
+            carry
+            | rest
+            | {
+                "factors": [[going_on * f for f in own] for own in carry["factors"]],
+                "input": going_on * carry["input"],
+            }
+        )
+
+    def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
+        pops = self.synthesiser.circuit.populations
+        q, pop = next((q, p) for q, p in enumerate(pops) if a < p.state_slice.stop)
+        unit, k = divmod(a - pop.state_slice.start, pop.S)
+        old = carry["e"][q][:, :, unit, k, j]
+        F, G = self._to_do(carry, q)
+        new = self.synthesiser.circuit.xp.zeros_like(old)
+        for (row, column), f in F.items():
+            new[row] += f[:, unit] * old[column]
+        new[k] += G[k, k][:, unit] * carry["z"][:, j]
+        return slice(a - k, a - k + pop.S), new.T.copy()
+
+    def _to_do(self, carry: Carry, q: int) -> tuple[dict[tuple[int, int], Any], dict[tuple[int, int], Any]]:
+        """What the traces of a population are to be multiplied with, and what of z comes in."""
+        pop = self.synthesiser.circuit.populations[q]
+        own = carry["input"][:, pop.state_slice]
+        F = dict(zip(pop.a_keys, carry["factors"][q], strict=True))
+        return F, {(k, k): own[:, k :: pop.S] for k in range(pop.S)}
 
 
 class LeakTrace(OwnTrace):
     """The leak alone: e[a, j] ← γλ e[a, j] + φ'_a z_j; δ_a meets its own synapses' traces only."""
 
     memory, time = "B·m", "|θ|"
+
+    def kept_output(self) -> int:
+        return self.synthesiser.m * (1 if self.synthesiser.linear else 2 * self.synthesiser.d)
 
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
@@ -159,6 +182,10 @@ class LeakTrace(OwnTrace):
 
     def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         return {"e": self.decay * carry["e"] + outer(self.gain * response.slope, response.z)}
+
+    def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
+        e = carry["e"]
+        return slice(a, a + 1), e[:, a if e.shape[1] > 1 else 0, j, None].copy()
 
 
 class ModelTrace(OwnTrace):
@@ -178,10 +205,13 @@ class ModelTrace(OwnTrace):
                 'equations = "dtrace/dt = (r_pre - trace)/tau_e : 1 …"'
             )
         neuron, values = model.synapse
-        self._unit = array_function("trace", neuron.symbols, [*neuron.update, neuron.rate], synthesiser.circuit.xp)
+        self._unit = synthesiser.circuit.backend.elementwise("trace", neuron.symbols, [*neuron.update, neuron.rate])
         self._constants = [values[p] for p in neuron.parameters] + [model.dt]
         self._states = len(neuron.states)
         self._rate = neuron.states.index(str(neuron.rate))
+
+    def kept_output(self) -> int:
+        return 2 * self._states * self.synthesiser.m
 
     def init_output(self, batch: int) -> Carry:
         s = self.synthesiser
@@ -197,3 +227,6 @@ class ModelTrace(OwnTrace):
     def step_output(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         new = self._unit(carry["e"], [response.z], self._constants)[: self._states]
         return {"e": list(new), "slope": response.slope * self.synthesiser.circuit.xp.ones_like(carry["slope"])}
+
+    def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
+        return slice(a, a + 1), self.gain * carry["slope"][:, a, None] * carry["e"][self._rate][:, j, None]

@@ -9,6 +9,7 @@ from bpl_neuro.build import positive_int
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
+from bpl_neuro.footprint import of_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
 from bpl_neuro.rules.bp_lambda import per_step
 from bpl_neuro.rules.bptt import window_ends
@@ -77,6 +78,14 @@ class NStepSG(Rule):
     def initial_theta(self) -> Any:
         """That of the synthesiser."""
         return self.synthesiser.initial_theta()
+
+    def kept(self, batch: int, steps: int) -> int:
+        """Every step, linearised, its c, and what the synthesiser answered."""
+        return batch * steps * (of_step(self.circuit) + 2 * self.circuit.n + self.synthesiser.m)
+
+    def work(self, batch: int, steps: int) -> int:
+        """The products over all steps at once."""
+        return self.kept(batch, steps)
 
     def init(self, batch: int) -> Carry:
         """Nothing seen."""

@@ -9,6 +9,7 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.rules.base import Carry, Rule, said
+from bpl_neuro.rules.influence import carried, influence, influence_size, move_on
 from bpl_neuro.transition import Transition
 
 __all__ = ["RTRL"]
@@ -30,26 +31,35 @@ class RTRL(Rule):
 
     name = "rtrl"
     online, exact, local = True, True, False
-    memory, time = "B·n·|Ψ|", "n·|Ψ|·P·N"
+    memory, time = "B·n·|Ψ|", "2 n²·|Ψ|"
     schedules = ("step", "trial")
 
     def __init__(self, circuit: Circuit, *, feedback: str | Feedback = "exact") -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         self.feedback = Feedback.of(feedback)
 
+    def kept(self, batch: int, steps: int) -> int:
+        """M, and room for the products."""
+        return influence_size(self.circuit, batch, self.circuit.layout.size)
+
+    def work(self, batch: int, steps: int) -> int:
+        """J, and c ∂s/∂Ψ of the largest group of synapses."""
+        return 2 * batch * self.circuit.n**2 + 2 * batch * self.circuit.layout.size
+
     def init(self, batch: int) -> Carry:
         """M = 0."""
-        return {"M": self.circuit.xp.zeros((batch, self.circuit.n, self.circuit.layout.size), self.circuit.dtype)}
+        return influence(self.circuit, batch, self.circuit.layout.size)
 
     def step(
         self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
     ) -> tuple[Carry, dict[str, Any], Any]:
         """One step; see `Rule.step`."""
-        M = transition.jvp(carry["M"])
+        carry = move_on(carry, transition.jacobian(), self.circuit)
+        M = carried(carry)
         transition.add_parameter_jacobian(M)
         gradient = c.reshape(-1) @ M.reshape(-1, M.shape[-1])
         M[end] = 0
-        return {"M": M}, {"learning_signal": c}, gradient
+        return carry, {"learning_signal": c}, gradient
 
     def __repr__(self) -> str:
         return f"RTRL({said(self)})"

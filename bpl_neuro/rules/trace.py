@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.synthesiser import Response, Synthesiser
 from bpl_neuro.transition import Transition
@@ -13,7 +14,10 @@ __all__ = ["Trace", "cleared"]
 
 
 class Trace(ABC):
-    """A form of the trace. Holds the synthesiser, γλ and the weight of the input; what changes lives in the carry."""
+    """A form of the trace. Holds the synthesiser, γλ and the weight of the input; what changes lives in the carry.
+
+    In every step `collect` comes first, then `step`, then `restart`. Carries may be changed in place.
+    """
 
     exact: bool
     schedules: tuple[str, ...]
@@ -23,6 +27,14 @@ class Trace(ABC):
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
         self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
+
+    @abstractmethod
+    def kept(self, batch: int, steps: int) -> int:
+        """Numbers that it holds at its largest."""
+
+    def work(self, batch: int, steps: int) -> int:
+        """Numbers in temporaries beside it."""
+        return 0
 
     @abstractmethod
     def init(self, batch: int) -> Carry:
@@ -39,6 +51,16 @@ class Trace(ABC):
     @abstractmethod
     def restart(self, carry: Carry, end: Any) -> Carry:
         """e = 0 in the trials that end."""
+
+    def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
+        """The states i for which this form holds e[·, i, a, j] of one synapse, and a copy of it there, (B, states).
+
+        Raises
+        ------
+        ValidationError
+            For a form that never holds one.
+        """
+        raise ValidationError(f"{type(self).__name__} never holds the trace of a synapse")
 
 
 def cleared(e: Any, end: Any) -> Any:

@@ -21,10 +21,12 @@ from __future__ import annotations
 from typing import Any
 
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.footprint import of_step
 from bpl_neuro.rules.base import Carry
+from bpl_neuro.rules.influence import carried, influence, influence_size, move_on
 from bpl_neuro.rules.local_traces import LeakTrace, LocalTrace, ModelTrace
 from bpl_neuro.rules.trace import Trace, cleared
-from bpl_neuro.synthesiser import Response, Synthesiser, outer
+from bpl_neuro.synthesiser import Response, Synthesiser
 from bpl_neuro.transition import Transition
 
 __all__ = [
@@ -50,25 +52,34 @@ class FullTrace(Trace):
     memory, time = "B·n·|θ|", "2 n²·|θ|"
     schedules = ("step", "trial")
 
+    def kept(self, batch: int, steps: int) -> int:
+        return influence_size(self.synthesiser.circuit, batch, self.synthesiser.layout.size)
+
+    def work(self, batch: int, steps: int) -> int:
+        return 2 * batch * self.synthesiser.n**2
+
     def init(self, batch: int) -> Carry:
-        s = self.synthesiser
-        return {"e": s.circuit.xp.zeros((batch, s.n, s.layout.size), s.circuit.dtype)}
+        return influence(self.synthesiser.circuit, batch, self.synthesiser.layout.size)
 
     def collect(self, carry: Carry, delta: Any) -> Any:
-        e, s = carry["e"], self.synthesiser
+        e, s = carried(carry), self.synthesiser
         total = delta.reshape(-1) @ e.reshape(-1, e.shape[-1])
         return total if s.plastic_expansion else total.reshape(s.d, s.m)
 
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
-        e = transition.jvp(carry["e"])
-        e *= self.decay
-        self.synthesiser.add_jacobian(e, response, self.gain)
-        return {"e": e}
+        J = transition.jacobian()
+        J *= self.decay
+        carry = move_on(carry, J, self.synthesiser.circuit)
+        self.synthesiser.add_jacobian(carried(carry), response, self.gain)
+        return carry
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         if end.any():
-            carry["e"][end] = 0
+            carried(carry)[end] = 0
         return carry
+
+    def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
+        return slice(0, self.synthesiser.n), carried(carry)[:, :, a * self.synthesiser.m + j].copy()
 
 
 class LazyTrace(Trace):
@@ -85,6 +96,10 @@ class LazyTrace(Trace):
         super().__init__(synthesiser, decay, gain)
         self.window = window
         self.exact = window is None
+
+    def kept(self, batch: int, steps: int) -> int:
+        s, K = self.synthesiser, min(steps, self.window or steps)
+        return K * (batch * (of_step(s.circuit) + s.n + 2 * s.m) + s.circuit.layout.size + s.layout.size)
 
     def init(self, batch: int) -> Carry:
         return {"transitions": [], "responses": [], "ends": []}
@@ -130,6 +145,13 @@ class SweepTrace(Trace):
     memory, time = "B·T·(n + factors)", "P·N² + |θ|"
     schedules = ("trial",)
 
+    def kept(self, batch: int, steps: int) -> int:
+        s = self.synthesiser
+        return batch * steps * (of_step(s.circuit) + s.n + s.k)
+
+    def work(self, batch: int, steps: int) -> int:
+        return 2 * self.kept(batch, steps)
+
     def init(self, batch: int) -> Carry:
         return {}
 
@@ -158,6 +180,12 @@ class ReducedTrace(Trace):
         if synthesiser.P is None:
             raise ValidationError('`trace` = "reduced" needs a fixed subspace: Synthesiser(circuit, subspace=P)')
 
+    def kept(self, batch: int, steps: int) -> int:
+        return 2 * batch * self.synthesiser.d * self.synthesiser.layout.size
+
+    def work(self, batch: int, steps: int) -> int:
+        return 2 * batch * self.synthesiser.n**2
+
     def init(self, batch: int) -> Carry:
         s = self.synthesiser
         return {"e": s.circuit.xp.zeros((batch, s.d, s.layout.size), s.circuit.dtype)}
@@ -167,11 +195,9 @@ class ReducedTrace(Trace):
         return (s.project(delta).reshape(-1) @ e.reshape(-1, e.shape[-1])).reshape(s.d, s.m)
 
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
-        s, xp, e = self.synthesiser, self.synthesiser.circuit.xp, carry["e"]
-        P = xp.broadcast_to(s.P, (e.shape[0], *s.P.shape))
-        new = (self.decay * (s.P.T @ transition.jvp(P))) @ e
-        index = xp.arange(s.d)
-        new.reshape(-1, s.d, s.d, s.m)[:, index, index] += outer(self.gain * response.slope, response.z)
+        s = self.synthesiser
+        new = (self.decay * (s.P.T @ transition.jvp(s.P))) @ carry["e"]
+        s.add_own(new, self.gain * response.slope, response.z)
         return {"e": new}
 
     def restart(self, carry: Carry, end: Any) -> Carry:

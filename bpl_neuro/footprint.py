@@ -1,0 +1,80 @@
+"""What a run will hold in memory, counted before it starts; on a GPU it is held to what is free there."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+from bpl_neuro.circuit import Circuit
+from bpl_neuro.errors import BackendError
+
+__all__ = ["check_fits", "of_step", "plan"]
+
+
+def of_step(circuit: Circuit) -> int:
+    """Numbers that a remembered step of one trial holds: state, rate, and each neuron's u, A, C and D."""
+    local = sum(pop.N * (pop.P + len(pop.a_keys) + len(pop.c_keys) + len(pop.d_keys)) for pop in circuit.populations)
+    return circuit.n + circuit.rates + local
+
+
+def plan(trainer: Any, batch: int, steps: int) -> dict[str, int]:
+    """Bytes by what they are for, with batches of so many trials and steps; parameters and moments are there already.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    batch, steps : int
+
+    Returns
+    -------
+    dict of str to int
+        "batch": what is copied to the device. "circuit": input currents, states and factors of the steps under way.
+        "rule": what the rule's carry holds at its largest. "work": temporaries; as large as the rest of the rule where
+        it sweeps back over all steps at once.
+    """
+    circuit, readout, rule = trainer.circuit, trainer.readout, trainer.rule
+    itemsize, B = circuit.dtype.itemsize, batch
+    inputs = sum(pop.P * pop.N for pop in circuit.populations)
+    own = (trainer.parameter(name) for name in ("psi", "phi", "theta"))
+    parameters = sum(parameter.size for parameter in own if parameter is not None)
+    numbers = {
+        "batch": B * steps * (circuit.inputs + readout.outputs + 2),
+        "circuit": B * (steps * inputs * (trainer.schedule == "trial") + 4 * of_step(circuit)),
+        "rule": rule.kept(B, steps),
+        "work": rule.work(B, steps) + 6 * parameters,
+    }
+    return {name: count * itemsize for name, count in numbers.items()}
+
+
+def check_fits(trainer: Any, batch: int, steps: int) -> None:
+    """Nothing where the backend counts no memory, or enough is free.
+
+    Raises
+    ------
+    BackendError
+        Otherwise: with what is needed and free, the largest batch that would fit, and forms of the rule that would.
+    """
+    free = trainer.circuit.backend.free_memory()
+    needed = plan(trainer, batch, steps)
+    if free is None or sum(needed.values()) <= free:
+        return
+    smaller = range(1, batch)
+    fitting = bisect.bisect(smaller, free, key=lambda size: sum(plan(trainer, size, steps).values()))
+    ways = [f"{fitting} trials a batch would fit" if fitting else "not even one trial would fit"]
+    rest = needed["batch"] + needed["circuit"]
+    for text, count in trainer.rule.leaner(batch, steps).items():
+        total = rest + count * trainer.circuit.dtype.itemsize
+        if total <= free:
+            ways.append(f"so would {text}, with {_size(total)}")
+    parts = ", ".join(f"{name} {_size(count)}" for name, count in needed.items())
+    raise BackendError(
+        f"batches of {batch} trials of {steps} steps need {_size(sum(needed.values()))} on the device ({parts}), and "
+        f"{_size(free)} are free; {'; '.join(ways)}"
+    )
+
+
+def _size(count: float) -> str:
+    power = 0
+    while count >= 1024 and power < 3:
+        count, power = count / 1024, power + 1
+    return f"{count:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
