@@ -1,4 +1,4 @@
-"""Compile every CUDA kernel for sm_80 and sm_90: python benchmarks/kernels.py [--json FILE].
+"""Compile every CUDA kernel for sm_80 and sm_90: python benchmarks/kernels.py [--json FILE] [model …].
 
 With NVRTC itself (package nvidia-cuda-nvrtc-cu12), which needs neither a GPU nor its driver. Printed are the registers
 of a thread and the bytes it spills; both depend on the model's equations, so each shipped model's kernels are compiled.
@@ -37,10 +37,10 @@ class Collecting(CupyBackend):
         self.sources.setdefault(name if shared else f"{name}, {self.model}", source)
 
 
-def kernels() -> dict[str, str]:
+def kernels(models: list[str]) -> dict[str, str]:
     """Every kernel's source, by name and model."""
     backend = Collecting()
-    for name in bpl.available_models():
+    for name in models:
         backend.model = name
         model = bpl.Model.load(name)
         circuit = bpl.Circuit(model, dict.fromkeys(model.populations, 3), 2, backend=backend)
@@ -54,6 +54,10 @@ def kernels() -> dict[str, str]:
             carry = trace.step(trace.init(2), step, response)
             trace.collect(carry, np.zeros((2, circuit.n)))
             synthesiser.add_jacobian(np.zeros((2, synthesiser.n, synthesiser.layout.size)), response, 1.0)
+            eligibility = bpl.EProp(circuit).eligibility
+            ones = np.ones((2, circuit.n))
+            backend.model = f"{name}, e-prop"
+            eligibility.advance(eligibility.init(2), step, now=ones, late=ones)
     bpl.Adam().step(backend, circuit.psi, circuit.psi, bpl.Adam().init(backend, circuit.psi))
     return backend.sources
 
@@ -99,7 +103,7 @@ def usage(log: str, kernel: str) -> dict[str, int]:
     return {"registers": int(registers[1]), "spilled": int(spilled[1]) + int(spilled[2])}
 
 
-def main(path: str | None) -> None:
+def main(path: str | None, models: list[str]) -> None:
     """Print the table, and write JSON."""
     nvrtc, results, console = NVRTC(), {}, Console(width=100)
     columns = [(architecture, real) for architecture in ARCHITECTURES for real in C_NAMES.values()]
@@ -108,7 +112,7 @@ def main(path: str | None) -> None:
         *(f"{architecture} {real}" for architecture, real in columns),
         title="registers (bytes spilled)",
     )
-    for label, source in kernels().items():
+    for label, source in kernels(models or bpl.available_models()).items():
         row = []
         for architecture, real in columns:
             options = [*OPTIONS, f"-DREAL={real}", f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
@@ -122,4 +126,5 @@ def main(path: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[2] if sys.argv[1:2] == ["--json"] else None)
+    written = sys.argv[2] if sys.argv[1:2] == ["--json"] else None
+    main(written, sys.argv[3 if written else 1 :])

@@ -1,4 +1,4 @@
-"""A whole training step (forward, credit, Adam) of each rule against torch.nn.LSTM's.
+"""A whole training step (forward, credit, Adam) of each rule against torch.nn.LSTM's and a jitted JAX one's.
 
     python benchmarks/training_step.py [rounds]
 
@@ -81,11 +81,58 @@ def torchs(shape: dict[str, int]) -> Callable[[], object]:
     return step
 
 
+def jaxs(shape: dict[str, int]) -> Callable[[], object]:
+    """An LSTM in JAX, by backpropagation through time, compiled as a whole, Adam included."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    import jax
+    import jax.numpy as jnp
+
+    x, labels = (jnp.asarray(part) for part in data(shape))
+    N, rng = shape["units"], np.random.default_rng(0)
+    sizes = {"W": (N, 4 * N), "W_in": (shape["inputs"], 4 * N), "b": (4 * N,), "out": (N, shape["outputs"])}
+    parameters = {name: jnp.asarray(rng.uniform(-0.1, 0.1, size), jnp.float32) for name, size in sizes.items()}
+
+    def loss(p: dict) -> jax.Array:
+        drive = x.transpose(1, 0, 2) @ p["W_in"] + p["b"]
+
+        def cell(state: tuple, u: jax.Array) -> tuple:
+            h, c = state
+            i, f, g, o = jnp.split(u + h @ p["W"], 4, axis=1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        zero = jnp.zeros((x.shape[0], N), jnp.float32)
+        (h, _), _ = jax.lax.scan(cell, (zero, zero), drive)
+        return -jnp.take_along_axis(jax.nn.log_softmax(h @ p["out"]), labels[:, None], axis=1).mean()
+
+    @jax.jit
+    def update(p: dict, m: dict, v: dict, t: jax.Array) -> tuple:
+        g = jax.grad(loss)(p)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = jax.tree.map(lambda v, g: 0.98 * v + 0.02 * g * g, v, g)
+        scale = 1e-3 * jnp.sqrt(1 - 0.98**t) / (1 - 0.9**t)
+        return jax.tree.map(lambda p, m, v: p - scale * m / (jnp.sqrt(v) + 1e-9), p, m, v), m, v
+
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    held = [parameters, zeros, zeros, 0.0]
+
+    def step() -> None:
+        held[3] += 1.0
+        held[:3] = jax.block_until_ready(update(*held))
+
+    return step
+
+
+#: what is measured beside ours, where it is installed
+OTHERS = {"torch.nn.LSTM, BPTT": torchs, "JAX, jitted BPTT": jaxs}
+
+
 def contestants(shape: dict[str, int]) -> dict[str, Callable[[], object]]:
     """All of them, torch first where it is installed."""
     found: dict[str, Callable[[], object]] = {}
-    with contextlib.suppress(ImportError):
-        found["torch.nn.LSTM, BPTT"] = torchs(shape)
+    for name, make in OTHERS.items():
+        with contextlib.suppress(ImportError):
+            found[name] = make(shape)
     return found | {rule: ours(shape, rule) for rule in RULES}
 
 
@@ -128,7 +175,7 @@ def main(rounds: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         shape = json.loads(sys.argv[3])
-        step = torchs(shape) if sys.argv[2].startswith("torch") else ours(shape, sys.argv[2])
+        step = OTHERS[sys.argv[2]](shape) if sys.argv[2] in OTHERS else ours(shape, sys.argv[2])
         for _ in range(3):
             step()
         print(peak_of_this_process())

@@ -22,7 +22,7 @@ from bpl_neuro.checks import generator, instance, number, real_array
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import Model
-from bpl_neuro.storage import read_arrays, write_arrays
+from bpl_neuro.storage import read_circuit, write_circuit
 from bpl_neuro.transition import Local, State, Synapses, Transition
 
 __all__ = ["Circuit"]
@@ -249,11 +249,14 @@ class Circuit:
         """
         sums = []
         for q, pop in enumerate(self._wiring.populations):
-            u = self.xp.zeros((*x.shape[:-1], pop.P, pop.N), self.dtype)
+            own = [synapses for synapses in self._wiring.synapses if synapses.post == q and synapses.pre is None]
+            if own and len(own[0].ports) == pop.P:
+                u = self._arriving(own.pop(0), x)
+            else:
+                u = self.xp.zeros((*x.shape[:-1], pop.P, pop.N), self.dtype)
             u += self.weights[f"bias->{pop.name}"]
-            for synapses in self._wiring.synapses:
-                if synapses.post == q and synapses.pre is None:
-                    self._arrive(u, synapses, x)
+            for synapses in own:
+                self._arrive(u, synapses, x)
             sums.append(u)
         return sums
 
@@ -332,17 +335,7 @@ class Circuit:
 
     def save(self, path: str | Path) -> None:
         """Model, sizes, parameters and weights in one ``.npz`` file, atomically and without pickle."""
-        meta = {
-            "kind": "circuit",
-            "model": self.model.to_toml(),
-            "sizes": self.sizes,
-            "inputs": self.inputs,
-            "dtype": self.dtype.name,
-            "clamped": [[*key, value] for key, value in self.clamped.items()],
-            "parameters": {key: np.asarray(v).tolist() for key, v in self._overrides.items()},
-        }
-        arrays = {"psi": self.psi} if self.mask is None else {"psi": self.psi, "mask": self.mask}
-        write_arrays(path, {name: self.backend.to_host(array) for name, array in arrays.items()}, meta)
+        write_circuit(path, self, self._overrides)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "numpy") -> Circuit:
@@ -353,21 +346,9 @@ class Circuit:
         ValidationError, ModelError
             If the file is damaged.
         """
-        arrays, meta = read_arrays(path, "circuit")
-        try:
-            circuit = cls(
-                Model.from_toml(meta["model"], f"{path}: model"),
-                meta["sizes"],
-                meta["inputs"],
-                parameters=meta["parameters"],
-                dtype=meta["dtype"],
-                backend=backend,
-            )
-            circuit.psi = arrays["psi"]
-            circuit.mask = arrays.get("mask")
-            circuit.clamped = {(q, unit): value for q, unit, value in meta["clamped"]}
-        except KeyError as error:
-            raise ValidationError(f"{path}: {error} is missing from the file") from None
+        arrays, arguments, clamped = read_circuit(path)
+        circuit = cls(**arguments, backend=backend)
+        circuit.psi, circuit.mask, circuit.clamped = arrays["psi"], arrays.get("mask"), clamped
         return circuit
 
     def population_states(self, s: Any) -> dict[str, Any]:
@@ -404,12 +385,15 @@ class Circuit:
 
     def _arrive(self, u: Any, synapses: Synapses, sent: Any) -> None:
         """Add what arrives through a group of synapses to summed inputs (…, P, N), in place."""
-        W = self.weights[synapses.key]
-        arriving = (sent @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], len(synapses.ports), W.shape[1])
+        arriving = self._arriving(synapses, sent)
         if len(synapses.ports) == u.shape[-2]:
             u += arriving
         else:
             u[..., list(synapses.ports), :] += arriving
+
+    def _arriving(self, synapses: Synapses, sent: Any) -> Any:
+        W = self.weights[synapses.key]
+        return (sent @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], *W.shape[:2])
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())

@@ -7,6 +7,7 @@ only names it can reach are functions listed here and in `functions.ARRAY_FUNCTI
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from bpl_neuro.functions import ARRAY_FUNCTIONS
+from bpl_neuro.functions import ARRAY_FUNCTIONS, TOGETHER
 
 __all__ = ["PYTHON", "XP_NAMES", "Dialect", "array_function", "emit", "reduced"]
 
@@ -87,13 +88,15 @@ def array_function(
     lines = [f"def {name}({', '.join(f'group{k}' for k in range(len(arguments)))}):"]
     for k, group in enumerate(arguments):
         lines += [f"    {names[s]} = group{k}[{j}]" for j, s in enumerate(group) if s in used]
-    for symbol, expr in shared:
-        names[symbol] = str(symbol)
-        lines.append(f"    {symbol} = {emit(expr, names)}")
+    names |= {symbol: str(symbol) for symbol, _ in shared}
+    for symbols, expr in _together(shared, arguments):
+        called = emit(expr[0], names) if len(expr) == 1 else _emit_together(expr, names)
+        lines.append(f"    {', '.join(names[s] for s in symbols)} = {called}")
     lines.append(f"    return ({''.join(emit(e, names) + ', ' for e in wanted)})")
     source = "\n".join(lines) + "\n"
     space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
     space |= {f"f_{key}": _bind(function, xp) for key, function in ARRAY_FUNCTIONS.items()}
+    space |= {f"all_{key}": functools.partial(function, xp) for key, function in TOGETHER.items()}
     space |= {f"x_{key}": _plain(getattr(xp, key)) for key in ("sqrt", *XP_NAMES.values())}
     exec(compile(source, f"<generated {name}>", "exec"), space)
     function = space[name]
@@ -113,6 +116,26 @@ def reduced(
         if symbol in used:
             used |= expr.free_symbols
     return [(symbol, expr) for symbol, expr in shared if symbol in used], wanted, used
+
+
+def _together(
+    shared: Sequence[tuple[sp.Symbol, sp.Expr]], arguments: Sequence[Sequence[sp.Symbol]]
+) -> list[tuple[list[sp.Symbol], list[sp.Expr]]]:
+    """The assignments in order, with calls of a `TOGETHER` function on arguments of one group made at once."""
+    group_of = {symbol: k for k, group in enumerate(arguments) for symbol in group}
+    found: dict[Any, tuple[list[sp.Symbol], list[sp.Expr]]] = {}
+    for symbol, expr in shared:
+        key: Any = symbol
+        if type(expr).__name__ in TOGETHER and expr.args[0] in group_of:
+            key = (type(expr).__name__, group_of[expr.args[0]])
+        symbols, exprs = found.setdefault(key, ([], []))
+        symbols.append(symbol)
+        exprs.append(expr)
+    return list(found.values())
+
+
+def _emit_together(calls: Sequence[sp.Expr], names: Mapping[sp.Symbol, str]) -> str:
+    return f"all_{type(calls[0]).__name__}({', '.join(names[call.args[0]] for call in calls)})"
 
 
 def _bind(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-__all__ = ["ALLOWED_FUNCTIONS", "ARRAY_FUNCTIONS", "REFUSED_FUNCTIONS", "clip", "exprel", "stabilise"]
+__all__ = ["ALLOWED_FUNCTIONS", "ARRAY_FUNCTIONS", "REFUSED_FUNCTIONS", "TOGETHER", "clip", "exprel", "stabilise"]
 
 
 class _Real(sp.Function):
@@ -195,6 +195,19 @@ def _array_sigmoid(xp: Any, x: Any) -> Any:
     return y
 
 
+def _array_sigmoids(xp: Any, *xs: Any) -> Any:
+    """`_array_sigmoid` of several arrays of one shape, in one array: fewer passes, each over more."""
+    if len({getattr(x, "shape", ()) for x in xs}) > 1 or not getattr(xs[0], "ndim", 0):
+        return [_array_sigmoid(xp, x) for x in xs]
+    y = xp.empty((len(xs), *xs[0].shape), xs[0].dtype)
+    for x, row in zip(xs, y, strict=True):
+        xp.multiply(x, 0.5, out=row)
+    xp.tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+    return y
+
+
 def _float(condition: Any, like: Any) -> Any:
     return condition.astype(getattr(like, "dtype", float))
 
@@ -213,3 +226,6 @@ ARRAY_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sigmoid": _array_sigmoid,
     "softplus": lambda xp, x: xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x))),
 }
+
+#: functions with a cheaper array form for several arguments at once: the same bits as one by one
+TOGETHER: dict[str, Callable[..., Any]] = {"sigmoid": _array_sigmoids}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,10 +161,18 @@ class Synthesiser:
 
     def z(self, transition: Transition) -> Any:
         """What there is to see after step t, for `__call__`: (B, k)."""
-        xp, state = self.circuit.xp, transition.new
-        seen = state.s if self.sees == "state" else state.rate
+        state = transition.new
+        return self._seen(state.s if self.sees == "state" else state.rate, transition.x)
+
+    def z_of_all(self, transitions: Sequence[Transition]) -> Any:
+        """`z` of several steps, one below the other, (T·B, k)."""
+        xp, states = self.circuit.xp, [transition.new for transition in transitions]
+        seen = xp.concatenate([state.s if self.sees == "state" else state.rate for state in states])
+        return self._seen(seen, xp.concatenate([t.x for t in transitions]) if self.sees_input else None)
+
+    def _seen(self, seen: Any, x: Any) -> Any:
         if self.sees_input:
-            seen = xp.concatenate([seen, transition.x], axis=1)
+            seen = self.circuit.xp.concatenate([seen, x], axis=1)
         if self.Q is not None and not self.plastic_expansion:
             seen = self._granule([self._with_one(seen) @ self.Q.T], self._granule_constants)[0]
         return self._with_one(seen)

@@ -160,8 +160,11 @@ class Trainer:
             if watch:
                 watch(step)
 
+        if self.schedule == "trial":  # nobody asks for the number of a step then
+            self._steps += batch.steps
         outcome = run_batch(
-            self.circuit, self.readout, self.rule, batch, self.theta, receive, watch=counted, index=self.batches,
+            self.circuit, self.readout, self.rule, batch, self.theta, receive, index=self.batches,
+            watch=counted if self.schedule == "step" else watch,
             start=start, noise=self.noise_rng if self.circuit.noisy else None, error_delay=self.error_delay,
             rate_penalty=self.rate_penalty, frozen=self.schedule == "trial",
         )  # fmt: skip

@@ -13,7 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Local", "State", "Synapses", "Transition", "Wiring", "column", "parameter_gradient"]
+__all__ = ["Local", "Parts", "State", "Synapses", "Transition", "Wiring", "column", "parameter_gradient"]
+
+
+#: row vectors taken apart: for each population, a (B, N) array for each of its state variables
+Parts = list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,22 @@ class Wiring:
     def __deepcopy__(self, memo: dict[int, Any]) -> Wiring:
         return self  # never changes
 
+    def split(self, v: Any) -> Parts:
+        """A flat (…, n) array taken apart: for each population, a (…, N) array for each of its state variables."""
+        return [
+            [self.xp.ascontiguousarray(v[..., pop.state_slice][..., k :: pop.S]) for k in range(pop.S)]
+            for pop in self.populations
+        ]
+
+    def join(self, parts: Parts) -> Any:
+        """A flat (…, n) array from what `split` made of one."""
+        first = parts[0][0]
+        out = self.xp.empty((*first.shape[:-1], self.n), first.dtype)
+        for pop, own in zip(self.populations, parts, strict=True):
+            for k, values in enumerate(own):
+                out[..., pop.state_slice][..., k :: pop.S] = values
+        return out
+
     def sent(self, synapses: Synapses, state: State, x: Any) -> Any:
         """What arrives at the synapses: the input, the presynaptic rates, or the delayed ones; (B, N_pre)."""
         if synapses.pre is None:
@@ -173,10 +193,14 @@ class Transition:
         -----
         Costs O(B·P·N²); J is never built.
         """
-        wiring, xp = self.wiring, self.wiring.xp
-        parts = [_states(v, pop, xp) for pop in wiring.populations]
-        sums: list[list[Any]] = [[0] * pop.S for pop in wiring.populations]
-        if part != "between":
+        return self.wiring.join(self.back(self.wiring.split(v), part))
+
+    def back(self, parts: Parts, part: str = "both") -> Parts:
+        """`vjp` of row vectors that were taken apart (`Wiring.split`) and stay so: for going back many steps."""
+        wiring = self.wiring
+        if part == "between":
+            sums: Parts = [[0] * pop.S for pop in wiring.populations]
+        else:
             sums = [
                 list(pop.own_past(own, tuple(A.values())))
                 for pop, own, A in zip(wiring.populations, parts, self.A, strict=True)
@@ -191,12 +215,11 @@ class Transition:
                 own = sums[synapses.pre]
                 for j, d in wiring.slopes(synapses, self.previous).items():
                     own[j] = _plus(own[j], sent * d)
-        out = xp.empty_like(v)
-        for pop, own in zip(wiring.populations, sums, strict=True):
-            out_pop = _by_state(out, pop)
-            for j, total in enumerate(own):
-                out_pop[..., j] = total
-        return out
+        for own, before in zip(sums, parts, strict=True):
+            for k, total in enumerate(own):
+                if not getattr(total, "ndim", 0):  # nothing arrives there
+                    own[k] = wiring.xp.zeros_like(before[k])
+        return sums
 
     def jvp(self, M: Any) -> Any:
         """Columns through the step: J M, (B, n, m) → (B, n, m). Costs O(B·n²·m)."""
@@ -248,10 +271,9 @@ class Transition:
 
     def input_credit(self, v: Any) -> list[Any]:
         """v·C per population: the gradient with respect to the summed inputs, (B, P, N)."""
-        xp = self.wiring.xp
-        return self._input_credit([_states(v, pop, xp) for pop in self.wiring.populations])
+        return self._input_credit(self.wiring.split(v))
 
-    def _input_credit(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
+    def _input_credit(self, parts: Parts) -> list[Any]:
         rows = zip(self.wiring.populations, parts, self.C, strict=True)
         return [_credit_of_inputs(pop, own, tuple(C.values()), self.wiring) for pop, own, C in rows]
 
@@ -281,7 +303,7 @@ class Transition:
                 own[:, index * pop.S + k, p, index] += c
 
 
-def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]) -> Any:
+def parameter_gradient(transitions: Sequence[Transition], credits: Any) -> Any:
     """Σ_t Σ_B C_t · ∂s_t/∂Ψ over several steps, in one matrix product per group of synapses.
 
         ∂/∂W_p = (v·C_{t,p})ᵀ r_{t−1},  ∂/∂W_p^in = (v·C_{t,p})ᵀ x_t,  ∂/∂b_p = Σ_B v·C_{t,p}
@@ -289,7 +311,7 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
     Parameters
     ----------
     transitions : sequence of Transition
-    credits : sequence of (B, n) arrays
+    credits : (T, B, n) array, or sequence of (B, n) arrays
         C_t of each step.
 
     Returns
@@ -310,18 +332,18 @@ def parameter_gradient(transitions: Sequence[Transition], credits: Sequence[Any]
         view = views[synapses.key]
         xp.matmul(_ports(received[synapses.post], synapses.ports).T, sent, out=view.reshape(-1, view.shape[-1]))
     for pop, w in zip(wiring.populations, received, strict=True):
-        views[f"bias->{pop.name}"][...] = w.sum(axis=0)
+        one = xp.ones(len(w), w.dtype)
+        views[f"bias->{pop.name}"][...] = (one @ w.reshape(len(w), -1)).reshape(pop.P, pop.N)
     if wiring.mask is not None:
         gradient *= wiring.mask
     return gradient
 
 
-def _stacked_input_credit(transitions: Sequence[Transition], credits: Sequence[Any]) -> list[Any]:
+def _stacked_input_credit(transitions: Sequence[Transition], credits: Any) -> list[Any]:
     """`Transition.input_credit` of all steps at once, (T·B, P, N) per population."""
     wiring, xp = transitions[0].wiring, transitions[0].wiring.xp
-    v, out = xp.concatenate(credits), []
-    for q, pop in enumerate(wiring.populations):
-        v_own = _states(v, pop, xp)
+    v, out = credits.reshape(-1, wiring.n) if hasattr(credits, "reshape") else xp.concatenate(credits), []
+    for q, (pop, v_own) in enumerate(zip(wiring.populations, wiring.split(v), strict=True)):
         C = []
         for key, first in transitions[0].C[q].items():
             by_trial = getattr(first, "ndim", 0) == 2  # else it is the same for all trials, and at all steps
@@ -349,12 +371,6 @@ def _plus(total: Any, term: Any) -> Any:
         total += term
         return total
     return term
-
-
-def _states(v: Any, pop: Local, xp: Any) -> list[Any]:
-    """A population's part of a flat (B, n) array, one contiguous (B, N) array per state variable."""
-    own = _by_state(v, pop)
-    return [xp.ascontiguousarray(own[..., k]) for k in range(pop.S)]
 
 
 def _by_state(v: Any, pop: Local) -> Any:

@@ -283,7 +283,7 @@ def test_what_cannot_fit_is_refused_before_the_run_with_what_would():
 
     batch = bpl.Batch(np.zeros((20, 5, 2)), np.zeros((20, 5, 2)))
     trainer = make("full")
-    words = r'20 trials of 5 steps need .* MiB are free; \d+ trials a batch would fit; so would trace="lazy"'
+    words = r'need .* MiB are free; \d+ trials a batch would fit; so would trace="sweep" per trial.*trace="lazy"'
     with pytest.raises(bpl.BackendError, match=words) as error:
         trainer.train_batch(batch)
     fitting = int(str(error.value).split("free; ")[1].split(" trials")[0])

@@ -91,6 +91,9 @@ class Tampered(Transition):
     def vjp(self, v, part="both"):
         return np.einsum("bi,bij->bj", v, self.J)
 
+    def back(self, u, part="both"):
+        return self.wiring.split(self.vjp(self.wiring.join(u)))
+
     def jacobian(self):
         return self.J.copy()
 

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from bpl_neuro.backend.cupy_backend import CupyBackend
-from bpl_neuro.backend.numpy_backend import NumpyBackend
+from bpl_neuro.backend.numpy_backend import NumpyBackend, keep_freed_memory
 from bpl_neuro.errors import BackendError
 
 __all__ = ["Backend", "CupyBackend", "NumpyBackend", "get_backend"]
@@ -31,6 +31,7 @@ def get_backend(name: Any) -> Backend:
     if isinstance(name, Backend):
         return name
     if name == "numpy":
+        keep_freed_memory()
         return NumpyBackend()
     if name == "cupy":
         return CupyBackend()
@@ -40,7 +41,7 @@ def get_backend(name: Any) -> Backend:
             found = CupyBackend()
         except BackendError as error:
             log.info("backend: numpy (%s)", error)
-            return NumpyBackend()
+            return get_backend("numpy")
         log.info("backend: cupy")
         return found
     raise BackendError(f'`backend` must be "numpy", "cupy" or "auto", got {name!r}')

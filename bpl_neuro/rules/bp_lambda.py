@@ -214,18 +214,19 @@ class BPLambda(Rule):
     def _remember(
         self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
     ) -> tuple[Carry, Mapping[str, Any], Any]:
-        before = carry["transitions"][-1] if carry["transitions"] and not carry["end"][-1].all() else None
-        started = None if before is None else ~carry["end"][-1][:, None]
         remember(carry, transitions=transition, c=c, end=end)
+        transitions, ends, t = carry["transitions"], carry["end"], len(carry["end"]) - 1
 
         def g() -> Any:
             return ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g
 
         def delta() -> Any:
-            if before is None:
+            if t == 0:
                 return 0 * c
             arriving = self.feedback.transition(transition).vjp(c + self.gamma * g())
-            return started * (arriving - self.synthesiser(self.synthesiser.z(before), theta).g)
+            return ~ends[t - 1][:, None] * (
+                arriving - self.synthesiser(self.synthesiser.z(transitions[t - 1]), theta).g
+            )
 
         return carry, OnDemand(g=g, delta=delta, credit=lambda: c + self._prospective(g())), None
 
@@ -233,26 +234,37 @@ class BPLambda(Rule):
         """The sums over the trial, where nothing was known before: Σ δ e = Σ (G^λ − g) ∂g/∂θ by a sweep back."""
         if not self.deferred or not carry["transitions"]:
             return {}
-        xp, transitions, c, end = self.circuit.xp, carry["transitions"], carry["c"], carry["end"]
-        T, B = len(transitions), len(end[0])
-        response = self.synthesiser(xp.concatenate([self.synthesiser.z(t) for t in transitions]), theta)
-        all_g = response.g.reshape(T, B, -1)
-        going_on = ~xp.stack(end)[:, :, None]
-        g, error = going_on * all_g, xp.zeros_like(all_g)
-        target: Any = None
+        xp, transitions, end = self.circuit.xp, carry["transitions"], carry["end"]
+        T, wiring = len(transitions), transitions[0].wiring
+        c = xp.stack(carry["c"])
+        response = self.synthesiser(self.synthesiser.z_of_all(transitions), theta)
+        g, ends = response.g.reshape(c.shape), xp.stack(end)
+        g[ends] = 0
+        # taken apart on the way back, as the steps want it
+        ahead = wiring.split(c + (self.gamma * (1 - self.lam)) * g if self.lam < 1 else c)
+        targets = [[xp.zeros_like(v) for v in own] for own in ahead]
+        decay, target = self.gamma * self.lam, None
         for t in reversed(range(T - 1)):
-            ahead = c[t + 1] + (self.gamma * (1 - self.lam)) * g[t + 1] if self.lam < 1 else c[t + 1]
-            if target is not None and self.lam:
-                ahead = ahead + (self.gamma * self.lam) * target
-            target = going_on[t] * self.feedback.transition(transitions[t + 1]).vjp(ahead)
-            error[t] = target - g[t]
-        dtheta = self.synthesiser.gradient(error.reshape(T * B, -1), response, self.trace.gain)
+            later = [[v[t + 1] for v in own] for own in ahead]
+            if target is not None and decay:
+                later = [[v + decay * G for v, G in zip(*own, strict=True)] for own in zip(later, target, strict=True)]
+            target = self.feedback.transition(transitions[t + 1]).back(later)
+            going_on = ~end[t][:, None] if end[t].any() else None
+            for kept, own in zip(targets, target, strict=True):
+                for stack, G in zip(kept, own, strict=True):
+                    if going_on is not None:
+                        G *= going_on
+                    stack[t] = G
+        error = wiring.join(targets)
+        error -= g
+        error[ends] = 0
+        error[-1] = 0
+        dtheta = self.synthesiser.gradient(error.reshape(-1, wiring.n), response, self.trace.gain)
         return {"theta": -dtheta, "psi": self.assigned(transitions, c, self._prospective(g), end)}
 
-    def assigned(self, transitions: list[Transition], c: list[Any], prospective: Any, end: list[Any]) -> Any:
+    def assigned(self, transitions: list[Transition], c: Any, prospective: Any, end: list[Any]) -> Any:
         """The gradient of Ψ over the trial; `prospective` (T, B, n) is κ g."""
-        credit = [now + later for now, later in zip(c, prospective, strict=True)]
-        return parameter_gradient(transitions, credit)
+        return parameter_gradient(transitions, c + prospective)
 
     def __repr__(self) -> str:
         trace = next(name for name, kind in TRACES.items() if type(self.trace) is kind)

@@ -67,7 +67,7 @@ class BPLambdaEProp(BPLambda):
         gradient = self.eligibility.advance(eligibility, transition, now=c, late=late)
         return {"eligibility": self.eligibility.restart(eligibility, end)}, gradient
 
-    def assigned(self, transitions: list[Transition], c: list[Any], prospective: Any, end: list[Any]) -> Any:
+    def assigned(self, transitions: list[Transition], c: Any, prospective: Any, end: list[Any]) -> Any:
         """Σ_t L_t ε_t by a sweep back."""
         signals = list(c)
         for t in range(1, len(c)):

@@ -65,11 +65,17 @@ class BPTT(Rule):
         if not carry["transitions"]:
             return {}
         cut = window_ends(carry["end"], self.steps, self.circuit.xp)
-        credit = [carry["c"][-1]]
+        xp, transitions = self.circuit.xp, carry["transitions"]
+        wiring = transitions[0].wiring
+        credit = wiring.split(xp.stack(carry["c"]))  # taken apart, as the steps want it on the way back
         for t in reversed(range(len(cut) - 1)):
-            back = self.feedback.transition(carry["transitions"][t + 1]).vjp(credit[-1])
-            credit.append(carry["c"][t] + ~cut[t][:, None] * back)
-        return {"psi": parameter_gradient(carry["transitions"], credit[::-1])}
+            later = [[v[t + 1] for v in own] for own in credit]
+            back = self.feedback.transition(transitions[t + 1]).back(later)
+            going_on = ~cut[t][:, None] if cut[t].any() else True
+            for own, arriving in zip(credit, back, strict=True):
+                for v, more in zip(own, arriving, strict=True):
+                    v[t] += going_on * more
+        return {"psi": parameter_gradient(transitions, wiring.join(credit))}
 
     def __repr__(self) -> str:
         return f"BPTT({said(self)})"

@@ -106,18 +106,35 @@ class LazyTrace(Trace):
 
     def collect(self, carry: Carry, delta: Any) -> Any:
         s = self.synthesiser
-        total = s.circuit.xp.zeros_like(s.initial_theta())
-        u = delta
+        if not carry["responses"]:
+            return s.circuit.xp.zeros_like(s.initial_theta())
+        wiring = carry["transitions"][0].wiring
+        parts = wiring.split(delta)
+        # A linear unit's ∂g/∂θ is z alone: then the vectors stay apart, and their sums are put together once.
+        plain = s.linear and s.P is None and not s.plastic_expansion
+        sums: Any = [[0] * len(own) for own in parts] if plain else 0
         for t in reversed(range(len(carry["responses"]))):
-            total += s.gradient(u, carry["responses"][t], self.gain)
+            response = carry["responses"][t]
+            if plain:
+                sums = [
+                    [total + u.T @ response.z for total, u in zip(own, us, strict=True)]
+                    for own, us in zip(sums, parts, strict=True)
+                ]
+            else:
+                sums = sums + s.gradient(wiring.join(parts), response, self.gain)
             if t == 0 or self.decay == 0:
                 break
             if carry["ends"][t - 1].any():
-                u = u * ~carry["ends"][t - 1][:, None]
-            u = carry["transitions"][t].vjp(u)
+                going_on = ~carry["ends"][t - 1][:, None]
+                parts = [[u * going_on for u in own] for own in parts]
+            parts = carry["transitions"][t].back(parts)
             if self.decay != 1:
-                u *= self.decay
-        return total
+                for own in parts:
+                    for u in own:
+                        u *= self.decay
+        if not plain:
+            return sums
+        return wiring.join([[total.T for total in own] for own in sums]).T * (self.gain * response.slope)
 
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         kept = slice(None) if self.window is None else slice(-self.window, None)
