@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bpl_neuro.errors import BplError
+from bpl_neuro.backend import get_backend
+from bpl_neuro.errors import BackendError, BplError
 from bpl_neuro.experiment import available_simulations, environment, parse_settings, run_simulation
 from bpl_neuro.reference import derivative_error
 from bpl_neuro.spec import Model, available_models
@@ -72,6 +73,10 @@ def doctor() -> None:
     table = Table("what", "found", box=None)
     for key, value in environment().items():
         table.add_row(key, str(value) or "not set")
+    try:
+        table.add_row("backend cupy", f"{get_backend('cupy').name}: found a GPU")
+    except BackendError as error:
+        table.add_row("backend cupy", str(error))
     console.print(table)
     for name in available_models():
         _check(name)

@@ -25,9 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tomli_w
 import xarray as xr
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import ValidationError as PydanticError
 
+from bpl_neuro.backend import get_backend
 from bpl_neuro.data import Task
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.plotting import save_figure
@@ -77,11 +78,19 @@ class TrainingConfig(SimulationConfig):
         Its further arguments: ``{"every": 10, "trials": [0], "units": ["exc"]}``.
     checkpoint_every : int
         Batches between two checkpoints.
+    backend : {"numpy", "cupy", "auto"}
+        What it runs on. "auto" becomes what it took, here and in config.toml.
     """
 
+    backend: str = "numpy"
     record: list[str] = []
     record_options: dict[str, Any] = {}
     checkpoint_every: int = 200
+
+    @field_validator("backend")
+    @classmethod
+    def _taken(cls, name: str) -> str:
+        return get_backend(name).name
 
     @property
     def recorded(self) -> dict[str, Any]:

@@ -87,6 +87,8 @@ class Outcome:
         "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
     at_end : Position
         Where the loop stopped: from there a stream goes on.
+    report : dict of str to float
+        What the rule says of its exactness: ``window_error`` of a trace that a window cut.
     signals : dict of str to (T, B, n) array
         Per-step signals, on request.
     """
@@ -96,6 +98,7 @@ class Outcome:
     scored: float = 0.0
     gradients: Gradients = field(default_factory=dict)
     at_end: Position | None = None
+    report: dict[str, float] = field(default_factory=dict)
     signals: dict[str, Any] = field(default_factory=dict)
 
 
@@ -121,6 +124,7 @@ class Totals:
     correct: float = 0.0
     scored: float = 0.0
     trials: int = 0
+    largest: dict[str, float] = field(default_factory=dict)
 
     def add(self, outcome: Outcome, size: int) -> None:
         """Count one batch of `size` trials."""
@@ -128,13 +132,15 @@ class Totals:
         self.correct += outcome.correct
         self.scored += outcome.scored
         self.trials += size
+        for name, value in outcome.report.items():
+            self.largest[name] = max(value, self.largest.get(name, 0.0))
 
     def figures(self, prefix: str) -> dict[str, float]:
-        """Mean loss per trial, and accuracy where there were class labels."""
+        """Mean loss per trial, accuracy where there were class labels, and the largest of what the rule reported."""
         figures = {f"{prefix}loss": self.loss / max(self.trials, 1)}
         if self.scored:
             figures[f"{prefix}accuracy"] = self.correct / self.scored
-        return figures
+        return figures | self.largest
 
 
 def run_batch(
@@ -262,6 +268,7 @@ def run_batch(
         if rule is not None:
             for name, gradient in rule.finish(carry, theta).items():
                 deliver(name, gradient, 0)
+            outcome.report = rule.report(carry)
     outcome.at_end = Position(state, carry, tuple(pending))
     return outcome
 

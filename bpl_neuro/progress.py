@@ -11,8 +11,8 @@ __all__ = ["epoch_line", "training_progress"]
 
 
 def epoch_line(entry: Mapping[str, float]) -> str:
-    """Losses and accuracies of an epoch."""
-    keys = [key for key in entry if key.endswith(("loss", "accuracy"))]
+    """Losses, accuracies and errors of an epoch."""
+    keys = [key for key in entry if key.endswith(("loss", "accuracy", "error"))]
     return ", ".join(f"{key.replace('_', ' ')} {entry[key]:.4g}" for key in keys)
 
 

@@ -54,7 +54,9 @@ def one(config: Config, folder: RunFolder, lam: float, seed: int) -> dict[str, A
     weights, trials = np.random.SeedSequence([config.seed, seed]).spawn(2)
     rng = np.random.default_rng(weights)
     task = bpl.CopyRepeat(bits=config.bits, threshold=config.threshold)
-    circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
+    circuit = bpl.Circuit(
+        config.model, config.units, task.input_size, seed=rng, dtype=config.dtype, backend=config.backend
+    )
     readout = bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
     rule = bpl.BPLambda(
         bpl.Synthesiser(circuit), gamma=config.gamma, lam=lam, sg_weight=config.sg_weight, trace="sweep"

@@ -75,7 +75,7 @@ def build(config: Config, seed: int) -> bpl.Trainer:
     task, rng = build_task(config), np.random.default_rng(weights)
     circuit = bpl.Circuit(
         config.model, {"exc": config.exc, "inh": config.inh}, task.input_size, radius=0.9, input_scale=6.0,
-        parameters={"exc.tau": config.tau_exc}, seed=rng, dtype="float32",
+        parameters={"exc.tau": config.tau_exc}, seed=rng, dtype="float32", backend=config.backend,
     )  # fmt: skip
     readout = bpl.Readout(circuit, task.output_size, task.loss, population="exc", reduction="sum", seed=rng)
     synthesiser = bpl.Synthesiser(circuit, expansion=config.expansion, seed=np.random.default_rng(granule))

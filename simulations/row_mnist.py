@@ -55,7 +55,9 @@ def run(config: Config, folder: RunFolder) -> None:
     weights, data = np.random.SeedSequence(config.seed).spawn(2)
     task = bpl.RowMNIST(config.data, train_size=config.train_size)
     rng = np.random.default_rng(weights)
-    circuit = bpl.Circuit(config.model, config.units, task.input_size, seed=rng, dtype=config.dtype)
+    circuit = bpl.Circuit(
+        config.model, config.units, task.input_size, seed=rng, dtype=config.dtype, backend=config.backend
+    )
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction=config.reduction, seed=rng)
     settings = {
         "gamma": config.gamma, "lam": config.lam, "sg_weight": config.sg_weight, "trace": config.trace,
@@ -120,6 +122,7 @@ def look_inside(config: Config, folder: RunFolder, task: bpl.RowMNIST, trainer: 
     folder.save_figure(fig, "alignment")
     full = bpl.BPLambda(rule.synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="full")
     updates = bpl.batch_updates(circuit, readout, rule, test[:1], trainer.theta).gradients["theta"]
+    updates = circuit.backend.to_host(updates)
     a, j = np.unravel_index(np.abs(updates[:, :-1]).argmax(), updates[:, :-1].shape)
     folder.save_figure(bpl.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace")
     return aligned

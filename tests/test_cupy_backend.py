@@ -4,6 +4,7 @@ On a machine with a GPU `pytest --gpu` runs the same tests on it.
 """
 
 import inspect
+import json
 import logging
 
 import numpy as np
@@ -14,10 +15,12 @@ from helpers import NONLINEAR, TEXTS
 from host_shim import COMPILER
 from strict_cupy import FUNCTIONS, Mixed, StrictCupy
 from truth import off
+from typer.testing import CliRunner
 
 import bpl_neuro as bpl
 from bpl_neuro import interventions
 from bpl_neuro.backend import CupyBackend, NumpyBackend, get_backend
+from bpl_neuro.cli import app
 from bpl_neuro.rules import RULES
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -157,6 +160,26 @@ def test_recording_analysis_and_comparison_give_host_arrays(device, tmp_path):
         else:
             for key in expected.data_vars:
                 np.testing.assert_allclose(given[key], expected[key], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["copy-repeat", "delayed-reach", "row-mnist"])
+def test_simulations_from_the_command_line(name, tmp_path, monkeypatch, request):
+    if name == "row-mnist":
+        request.getfixturevalue("mnist_folder")
+    if not request.config.getoption("--gpu"):
+        monkeypatch.setattr("bpl_neuro.backend.cupy_backend._cupy", StrictCupy)
+    summaries = []
+    for backend in ("numpy", "cupy"):
+        out = tmp_path / backend
+        settings = ["--set", f"backend={backend}", *(["--set", 'record=["loss"]'] if name == "copy-repeat" else [])]
+        result = CliRunner().invoke(app, ["run", name, "--quick", "--out", str(out), *settings])
+        assert result.exit_code == 0, result.output
+        assert f'backend = "{backend}"' in (out / "config.toml").read_text()
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    numbers = [{k: v for k, v in s.items() if "loss" in k or "solved" in k} for s in summaries]
+    assert numbers[0] and numbers[0].keys() == numbers[1].keys()
+    for key, value in numbers[0].items():
+        assert numbers[1][key] == pytest.approx(value, rel=0.02), key  # single precision
 
 
 # Kernels against NumPy, one by one. Sizes: 1, primes, and what is no multiple of a block.

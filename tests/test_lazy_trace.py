@@ -6,6 +6,7 @@ from helpers import NONLINEAR
 from truth import LOSSES, MODELS, case, error_of_summed_updates, off
 
 import bpl_neuro as bpl
+from bpl_neuro.loop import run_batch
 
 
 def learned(model, trace, keywords, schedule, rule=bpl.BPLambda, batches=2, **options):
@@ -72,6 +73,47 @@ def test_a_window_cuts_what_is_old_with_an_error_that_falls():
     assert errors[3] < 10 * (0.64 * norm) ** 12
 
 
+def reported(keywords, loss="end", T=30, **options):
+    """What is reported of a window, and what it ought to be: products of dense Jacobians."""
+    circuit, readout, unit, data, theta = case("adapting", loss, T=T, **keywords)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace="lazy", **options)
+    steps = []
+    outcome = run_batch(
+        circuit, readout, rule, data, theta, lambda name, g: theta if name == "theta" else None, watch=steps.append
+    )
+    largest, bound, K = 0.0, 0.0, rule.trace.window
+    for b in range(data.size):
+        for t in range(len(steps)):  # δ of steps[t] is carried back through the K steps before it
+            begun = max((k + 1 for k in range(t) if steps[k].end[b]), default=0)
+            delta = steps[t].signals["delta"][b]
+            if t - begun <= K or not delta.any():
+                continue
+            product, norms = np.eye(circuit.n), 1.0
+            for k in reversed(range(t - K, t)):
+                J = 0.72 * steps[k].transition.jacobian()[b]
+                product, norms = product @ J, norms * np.linalg.norm(J, 2)
+            share = np.linalg.norm(delta @ product) / np.linalg.norm(delta)
+            largest, bound = max(largest, share), max(bound, norms)
+    return outcome.report["window_error"], largest, bound
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("window", [1, 4, 9])
+def test_what_a_window_cuts_is_reported(loss, window):
+    found, expected, bound = reported({}, loss, window=window)
+    assert found == pytest.approx(expected, rel=1e-10) and 0 < found <= bound
+
+
+def test_a_window_that_cuts_nothing_reports_nothing(capsys):
+    assert reported({}, T=8, window=8)[0] == 0
+    task = bpl.TargetReaching(patterns=2, steps=9, batches_per_epoch=2)
+    circuit = bpl.Circuit("leaky_tanh", 4, task.input_size, seed=0)
+    rule = bpl.BPLambda(bpl.Synthesiser(circuit), trace="lazy", window=3)
+    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2), rule, schedule="step")
+    trainer.fit(task, batch_size=3, epochs=2)
+    assert all(entry["window_error"] > 0 for entry in trainer.history) and "window error" in capsys.readouterr().out
+
+
 def test_streams_need_a_window_and_what_they_keep_is_bounded(tmp_path):
     circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
     rng = np.random.default_rng(0)
@@ -86,7 +128,7 @@ def test_streams_need_a_window_and_what_they_keep_is_bounded(tmp_path):
     trainer = make(window=5)
     for _ in range(3):
         trainer.train_batch(piece)
-    assert {len(held) for held in trainer._position.carry["trace"].values()} == {5}
+    assert {len(trainer._position.carry["trace"][key]) for key in ("transitions", "responses", "ends")} == {5}
     with pytest.raises(bpl.ValidationError, match="stream"):
         trainer.save(tmp_path / "c.npz")
     assert not (tmp_path / "c.npz").exists()

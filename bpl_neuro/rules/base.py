@@ -81,6 +81,10 @@ class Rule(ABC):
         """Other forms of the rule with the same numbers, by what to write, and what they keep and work with."""
         return {}
 
+    def report(self, carry: Carry) -> dict[str, float]:
+        """Figures on how exact the rule was so far, for the history of a training: the largest of an epoch is kept."""
+        return {}
+
     @abstractmethod
     def init(self, batch: int) -> Carry:
         """What is remembered before a first step of `batch` trials."""

@@ -161,6 +161,10 @@ class BPLambda(Rule):
                 found[f'trace="{name}"{what}'] = trace.kept(batch, steps) + trace.work(batch, steps)
         return found
 
+    def report(self, carry: Carry) -> dict[str, float]:
+        """What the trace reports: ``window_error`` where a window cut it."""
+        return self.trace.report(carry["trace"]) if "trace" in carry else {}
+
     def init(self, batch: int) -> Carry:
         """No previous step, no trace."""
         if self.deferred:

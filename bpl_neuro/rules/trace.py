@@ -52,6 +52,10 @@ class Trace(ABC):
     def restart(self, carry: Carry, end: Any) -> Carry:
         """e = 0 in the trials that end."""
 
+    def report(self, carry: Carry) -> dict[str, float]:
+        """Figures on how exact it was, for the history of a training."""
+        return {}
+
     def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
         """The states i for which this form holds e[·, i, a, j] of one synapse, and a copy of it there, (B, states).
 

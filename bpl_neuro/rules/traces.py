@@ -27,7 +27,7 @@ from bpl_neuro.rules.influence import carried, influence, influence_size, move_o
 from bpl_neuro.rules.local_traces import LeakTrace, LocalTrace, ModelTrace
 from bpl_neuro.rules.trace import Trace, cleared
 from bpl_neuro.synthesiser import Response, Synthesiser
-from bpl_neuro.transition import Transition
+from bpl_neuro.transition import Parts, Transition
 
 __all__ = [
     "TRACES",
@@ -86,7 +86,9 @@ class LazyTrace(Trace):
     """The last steps, linearised, instead of e: when δ comes, it is carried back, u ← γλ u J, and Σ u ∂g/∂θ collected.
 
     The numbers of the full trace to rounding, also where Ψ and θ move at every step: each step's linearisation keeps
-    the weights it was made with. A `window` of K steps cuts what is older: a relative error of at most (γλ‖J‖)^K.
+    the weights it was made with. A `window` of K steps cuts what is older. How much that was is measured and reported:
+    the largest ‖δ (γλJ)…(γλJ)‖ / ‖δ‖ over trials and steps, with the K factors of the steps in the window, which is at
+    most (γλ‖J‖)^K.
     """
 
     memory, time = "B·K·(n + factors), and K·P·N² where Ψ moves", "K·(P·N² + |θ|)"
@@ -102,7 +104,10 @@ class LazyTrace(Trace):
         return K * (batch * (of_step(s.circuit) + s.n + 2 * s.m) + s.circuit.layout.size + s.layout.size)
 
     def init(self, batch: int) -> Carry:
-        return {"transitions": [], "responses": [], "ends": []}
+        kept: Carry = {"transitions": [], "responses": [], "ends": []}
+        if self.window is not None:
+            kept |= {"cut": self.synthesiser.circuit.xp.zeros((), self.synthesiser.circuit.dtype), "goes_on": None}
+        return kept
 
     def collect(self, carry: Carry, delta: Any) -> Any:
         s = self.synthesiser
@@ -122,33 +127,56 @@ class LazyTrace(Trace):
                 ]
             else:
                 sums = sums + s.gradient(wiring.join(parts), response, self.gain)
-            if t == 0 or self.decay == 0:
+            if self.decay == 0:
+                break
+            if t == 0:
+                self._measure(carry, parts, delta)
                 break
             if carry["ends"][t - 1].any():
                 going_on = ~carry["ends"][t - 1][:, None]
                 parts = [[u * going_on for u in own] for own in parts]
-            parts = carry["transitions"][t].back(parts)
-            if self.decay != 1:
-                for own in parts:
-                    for u in own:
-                        u *= self.decay
+            parts = self._one_back(carry, t, parts)
         if not plain:
             return sums
         return wiring.join([[total.T for total in own] for own in sums]).T * (self.gain * response.slope)
 
+    def _one_back(self, carry: Carry, t: int, parts: Parts) -> Parts:
+        """γλ u J of one of the kept steps."""
+        parts = carry["transitions"][t].back(parts)
+        if self.decay != 1:
+            for own in parts:
+                for u in own:
+                    u *= self.decay
+        return parts
+
+    def _measure(self, carry: Carry, parts: Parts, delta: Any) -> None:
+        """Note what would have gone on to the steps that the window has cut off."""
+        if carry.get("goes_on") is None:
+            return
+        xp = self.synthesiser.circuit.xp
+        left = sum((u * u).sum(axis=1) for own in self._one_back(carry, 0, parts) for u in own)
+        size = (delta * delta).sum(axis=1)
+        share = xp.where(carry["goes_on"] & (size > 0), left / xp.where(size > 0, size, 1), 0)
+        carry["cut"] = xp.maximum(carry["cut"], xp.sqrt(share.max()))
+
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
         kept = slice(None) if self.window is None else slice(-self.window, None)
-        return {
+        new = carry | {
             "transitions": [*carry["transitions"], transition][kept],
             "responses": [*carry["responses"], response][kept],
-            "ends": carry["ends"],
         }
+        if len(carry["transitions"]) == self.window:  # the oldest falls out, and its trial may still go on
+            new["goes_on"] = ~carry["ends"][0]
+        return new
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         if end.all():
-            return self.init(len(end))
+            return self.init(len(end)) | ({} if self.window is None else {"cut": carry["cut"]})
         kept = slice(None) if self.window is None else slice(-self.window, None)
         return carry | {"ends": [*carry["ends"], end][kept]}
+
+    def report(self, carry: Carry) -> dict[str, float]:
+        return {} if self.window is None else {"window_error": float(carry["cut"])}
 
 
 class SweepTrace(Trace):
