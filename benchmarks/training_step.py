@@ -1,6 +1,6 @@
 """A whole training step (forward, credit, Adam) of each rule against torch.nn.LSTM's and a jitted JAX one's.
 
-    python benchmarks/training_step.py [rounds]
+    python benchmarks/training_step.py [rounds] [--smoke] [--json FILE]
 
 Row MNIST's shapes (LSTM of 30 units, batch 50, 28 steps of 28 inputs) and copy–repeat's (LSTM of 100, batch 100), in
 float32, one thread. Rounds alternate between the contestants; printed are the median over rounds, its ratio to torch's
@@ -9,6 +9,7 @@ of the same rounds, and the peak memory of a process of its own.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -154,11 +156,11 @@ def peak(name: str, shape: dict[str, int]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, path: str | None, shapes: dict[str, dict[str, int]]) -> None:
     """Print the tables, and write JSON."""
     results = {}
-    console = Console()
-    for title, shape in SHAPES.items():
+    console = Console(width=100)
+    for title, shape in shapes.items():
         steps = contestants(shape)
         found = medians(steps, rounds)
         reference = next(iter(found))
@@ -168,8 +170,8 @@ def main(rounds: int) -> None:
             results[f"{title}: {name}"] = {"ms": value, "ratio": value / found[reference], "peak_mib": memory}
             table.add_row(name, f"{value:.2f}", f"{value / found[reference]:.2f}", f"{memory:.0f}")
         console.print(table)
-    with open("training_step.json", "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, ensure_ascii=False)
+    if path:
+        Path(path).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -180,4 +182,10 @@ if __name__ == "__main__":
             step()
         print(peak_of_this_process())
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 30)
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("rounds", nargs="?", type=int, default=30)
+        parser.add_argument("--smoke", action="store_true")
+        parser.add_argument("--json")
+        given = parser.parse_args()
+        smallest = dict([next(iter(SHAPES.items()))])
+        main(1 if given.smoke else given.rounds, given.json, smallest if given.smoke else SHAPES)

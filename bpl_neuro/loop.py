@@ -210,7 +210,7 @@ def run_batch(
     trial_weight = readout.trial_weight(B)
     weight = put(batch.mask, dtype)
     end = put(batch.end)
-    due: Any = batch.mask.any(axis=0)
+    due, ending = batch.mask.any(axis=0), batch.end.any(axis=0)  # on the host: known without asking the device
     silent = xp.zeros((B, circuit.n), dtype)
     if start is not None:
         # A rule may work on its carry in place; if this piece fails, the stream still stands where it did.
@@ -264,7 +264,7 @@ def run_batch(
                     deliver("phi", readout_gradient, t + 1)
                 if watch:
                     watch(Step(t + 1, transition, c, end[:, t], signals, carry))
-            state = circuit.reset(transition.new, end[:, t])
+            state = circuit.reset(transition.new, end[:, t]) if ending[t] else transition.new
         if rule is not None:
             for name, gradient in rule.finish(carry, theta).items():
                 deliver(name, gradient, 0)

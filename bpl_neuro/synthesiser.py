@@ -190,7 +190,10 @@ class Synthesiser:
 
     def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
         """gain · Σ_B v · ∂g/∂θ, of the shape of θ: Σ_B (v·φ')ᵀ z, and Σ_B ((v·φ') θ · q')ᵀ [s; x; 1] for Q."""
-        v = self.project(v) * (gain * response.slope)
+        v, factor = self.project(v), gain * response.slope
+        if not self.plastic_expansion and not getattr(factor, "ndim", 0):
+            return (v.T @ response.z) * factor
+        v = v * factor
         output = v.T @ response.z
         if not self.plastic_expansion:
             return output

@@ -211,7 +211,8 @@ class BPLambda(Rule):
         return {}, transition.parameter_gradient(c + prospective)
 
     def _prospective(self, g: Any) -> Any:
-        return self.sg_weight * (g if self.pathway is None else g @ self.pathway)
+        reaching = g if self.pathway is None else g @ self.pathway
+        return reaching if self.sg_weight == 1 else self.sg_weight * reaching
 
     # With the sweep nothing is done during the trial: all of it follows at its end, from one product for all steps.
 
@@ -248,16 +249,18 @@ class BPLambda(Rule):
         ahead = wiring.split(c + (self.gamma * (1 - self.lam)) * g if self.lam < 1 else c)
         targets = [[xp.zeros_like(v) for v in own] for own in ahead]
         decay, target = self.gamma * self.lam, None
+        ending = self.circuit.backend.to_host(ends.any(axis=1))
         for t in reversed(range(T - 1)):
             later = [[v[t + 1] for v in own] for own in ahead]
             if target is not None and decay:
-                later = [[v + decay * G for v, G in zip(*own, strict=True)] for own in zip(later, target, strict=True)]
+                if decay != 1:
+                    target = [[decay * G for G in own] for own in target]
+                later = [[v + G for v, G in zip(*own, strict=True)] for own in zip(later, target, strict=True)]
             target = self.feedback.transition(transitions[t + 1]).back(later)
-            going_on = ~end[t][:, None] if end[t].any() else None
+            if ending[t]:
+                target = [[G * ~end[t][:, None] for G in own] for own in target]
             for kept, own in zip(targets, target, strict=True):
                 for stack, G in zip(kept, own, strict=True):
-                    if going_on is not None:
-                        G *= going_on
                     stack[t] = G
         error = wiring.join(targets)
         error -= g

@@ -115,18 +115,15 @@ class LazyTrace(Trace):
             return s.circuit.xp.zeros_like(s.initial_theta())
         wiring = carry["transitions"][0].wiring
         parts = wiring.split(delta)
-        # A linear unit's ∂g/∂θ is z alone: then the vectors stay apart, and their sums are put together once.
+        # A linear unit's ∂g/∂θ is z alone: then all steps are summed in one product at the end.
         plain = s.linear and s.P is None and not s.plastic_expansion
-        sums: Any = [[0] * len(own) for own in parts] if plain else 0
+        visited, total = [], None
         for t in reversed(range(len(carry["responses"]))):
-            response = carry["responses"][t]
             if plain:
-                sums = [
-                    [total + u.T @ response.z for total, u in zip(own, us, strict=True)]
-                    for own, us in zip(sums, parts, strict=True)
-                ]
+                visited.append(parts)
             else:
-                sums = sums + s.gradient(wiring.join(parts), response, self.gain)
+                term = s.gradient(wiring.join(parts), carry["responses"][t], self.gain)
+                total = term if total is None else total + term
             if self.decay == 0:
                 break
             if t == 0:
@@ -137,8 +134,14 @@ class LazyTrace(Trace):
                 parts = [[u * going_on for u in own] for own in parts]
             parts = self._one_back(carry, t, parts)
         if not plain:
-            return sums
-        return wiring.join([[total.T for total in own] for own in sums]).T * (self.gain * response.slope)
+            return total
+        stack = s.circuit.xp.concatenate
+        z = stack([response.z for response in carry["responses"][: -len(visited) - 1 : -1]])
+        sums = [
+            [z.T @ stack([step[q][k] for step in visited]) for k in range(pop.S)]
+            for q, pop in enumerate(wiring.populations)
+        ]
+        return wiring.join(sums).T * (self.gain * carry["responses"][-1].slope)
 
     def _one_back(self, carry: Carry, t: int, parts: Parts) -> Parts:
         """γλ u J of one of the kept steps."""
