@@ -150,7 +150,8 @@ def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
     Parameters
     ----------
     errors : (…, n) array
-        Observed errors, like `true_later_gradient` of some trials; zero vectors do not count.
+        Observed errors, like `true_later_gradient` of some trials (from a GPU through ``circuit.backend.to_host``);
+        zero vectors do not count.
     dimension : int
         d.
 

@@ -23,7 +23,7 @@ from bpl_neuro.errors import ValidationError
 from bpl_neuro.parameters import Layout
 from bpl_neuro.spec import Model
 from bpl_neuro.storage import read_circuit, write_circuit
-from bpl_neuro.transition import Local, State, Synapses, Transition
+from bpl_neuro.transition import Local, State, Synapses, Transition, port_index
 
 __all__ = ["Circuit"]
 
@@ -389,11 +389,12 @@ class Circuit:
         if len(synapses.ports) == u.shape[-2]:
             u += arriving
         else:
-            u[..., list(synapses.ports), :] += arriving
+            u[..., port_index(synapses.ports), :] += arriving
 
     def _arriving(self, synapses: Synapses, sent: Any) -> Any:
         W = self.weights[synapses.key]
-        return (sent @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], *W.shape[:2])
+        flat = sent.reshape(-1, W.shape[-1])  # of many steps: one product, not one for each
+        return (flat @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], *W.shape[:2])
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())

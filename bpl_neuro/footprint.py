@@ -17,13 +17,16 @@ def of_step(circuit: Circuit) -> int:
     return circuit.n + circuit.rates + local
 
 
-def plan(trainer: Any, batch: int, steps: int) -> dict[str, int]:
+def plan(trainer: Any, batch: int, steps: int, stream: bool = False) -> dict[str, int]:
     """Bytes by what they are for, with batches of so many trials and steps; parameters and moments are there already.
 
     Parameters
     ----------
     trainer : Trainer
     batch, steps : int
+    stream : bool
+        Whether they are pieces of a stream: what the rule holds is then there twice, so that a piece that fails leaves
+        the stream where it was.
 
     Returns
     -------
@@ -40,13 +43,13 @@ def plan(trainer: Any, batch: int, steps: int) -> dict[str, int]:
     numbers = {
         "batch": B * steps * (circuit.inputs + readout.outputs + 2),
         "circuit": B * (steps * inputs * (trainer.schedule == "trial") + 4 * of_step(circuit)),
-        "rule": rule.kept(B, steps),
+        "rule": rule.kept(B, steps) * (1 + stream),
         "work": rule.work(B, steps) + 6 * parameters,
     }
     return {name: count * itemsize for name, count in numbers.items()}
 
 
-def check_fits(trainer: Any, batch: int, steps: int) -> None:
+def check_fits(trainer: Any, batch: int, steps: int, stream: bool = False) -> None:
     """Nothing where the backend counts no memory, or enough is free.
 
     Raises
@@ -55,11 +58,11 @@ def check_fits(trainer: Any, batch: int, steps: int) -> None:
         Otherwise: with what is needed and free, the largest batch that would fit, and forms of the rule that would.
     """
     free = trainer.circuit.backend.free_memory()
-    needed = plan(trainer, batch, steps)
+    needed = plan(trainer, batch, steps, stream)
     if free is None or sum(needed.values()) <= free:
         return
     smaller = range(1, batch)
-    fitting = bisect.bisect(smaller, free, key=lambda size: sum(plan(trainer, size, steps).values()))
+    fitting = bisect.bisect(smaller, free, key=lambda size: sum(plan(trainer, size, steps, stream).values()))
     ways = [f"{fitting} trials a batch would fit" if fitting else "not even one trial would fit"]
     rest = needed["batch"] + needed["circuit"]
     for text, count in trainer.rule.leaner(batch, steps).items():

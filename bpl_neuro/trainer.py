@@ -142,7 +142,7 @@ class Trainer:
                 'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '
                 "with a window"
             )
-        if (shape := (batch.size, batch.steps)) not in self._fitting:
+        if (shape := (batch.size, batch.steps, batch.stream)) not in self._fitting:
             check_fits(self, *shape)
             self._fitting.add(shape)
         start = self._position if batch.stream else None
@@ -361,7 +361,7 @@ class Trainer:
         self._position, self._sums, self._steps = None, {}, 0
         self.history, self.losses, self.best, self._ends = [], [], None, []
         self.trials, self.batches, self.epoch, self.within_epoch = 0, 0, 0, 0
-        self._fitting: set[tuple[int, int]] = set()  # shapes of batches that the backend has memory for
+        self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
         self._task_state = self._beginning = None
         self._epoch_totals = Totals()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Local", "Parts", "State", "Synapses", "Transition", "Wiring", "column", "parameter_gradient"]
+__all__ = ["Local", "Parts", "State", "Synapses", "Transition", "Wiring", "column", "parameter_gradient", "port_index"]
 
 
 #: row vectors taken apart: for each population, a (B, N) array for each of its state variables
@@ -361,8 +361,15 @@ def _credit_of_inputs(pop: Local, v_own: Sequence[Any], C: Sequence[Any], wiring
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:
     """(B, P, N) → (B, ports·N)."""
-    chosen = w if len(ports) == w.shape[1] else w[:, list(ports)]
+    chosen = w if len(ports) == w.shape[1] else w[:, port_index(ports)]
     return chosen.reshape(w.shape[0], -1)
+
+
+def port_index(ports: tuple[int, ...]) -> slice | list[int]:
+    """Ports as an index: a slice where they are neighbours, which is a view and needs no index on a GPU."""
+    if ports == tuple(range(ports[0], ports[-1] + 1)):
+        return slice(ports[0], ports[-1] + 1)
+    return list(ports)
 
 
 def _plus(total: Any, term: Any) -> Any:

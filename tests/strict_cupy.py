@@ -11,8 +11,8 @@ import numpy as np
 from host_shim import HostModule
 
 FUNCTIONS = [
-    "abs", "arange", "argmax", "ascontiguousarray", "broadcast_to", "concatenate", "diagonal", "empty", "empty_like",
-    "exp", "expm1", "eye", "isfinite", "log", "log1p", "logical_and", "matmul", "maximum", "mean", "minimum",
+    "abs", "arange", "argmax", "ascontiguousarray", "broadcast_to", "concatenate", "copyto", "diagonal", "empty",
+    "empty_like", "exp", "expm1", "eye", "isfinite", "log", "log1p", "logical_and", "matmul", "maximum", "mean", "minimum",
     "multiply", "ones", "ones_like", "sign", "sqrt", "stack", "sum", "tanh", "where", "zeros", "zeros_like",
 ]  # fmt: skip
 

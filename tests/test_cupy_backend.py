@@ -317,6 +317,12 @@ def test_what_cannot_fit_is_refused_before_the_run_with_what_would():
         trainer_on(CupyBackend(StrictCupy(free=100)), trace="local").train_batch(batch)
 
 
+def test_a_stream_is_planned_with_the_copy_that_a_failure_goes_back_to():
+    trainer = trainer_on("numpy", trace="full")
+    whole, piece = (bpl.footprint.plan(trainer, 3, 7, stream) for stream in (False, True))
+    assert piece["rule"] == 2 * whole["rule"] and piece["batch"] == whole["batch"]
+
+
 # What must not happen
 
 
@@ -333,6 +339,16 @@ def test_nothing_moves_between_host_and_device_by_itself():
         strict.add_outer(
             strict.asarray(np.zeros((1, 2, 1))), strict.asarray(np.zeros((1, 3))), strict.asarray(np.zeros((1, 1)))
         )
+
+
+def test_a_result_that_no_array_enters_is_not_spoilt_by_one_that_divides_by_zero():
+    x, p = sp.symbols("x p")
+    strict = CupyBackend(StrictCupy())
+    found = strict.elementwise("f", [[x], [p]], [x / (x - 1), 1 - p, 1 / x])(
+        [strict.asarray(np.ones((1, 2)) * 2)], [0.25]
+    )
+    assert found[1] == 0.75
+    np.testing.assert_allclose(strict.to_host(found[0]), 2)
 
 
 def test_both_backends_have_the_same_methods():

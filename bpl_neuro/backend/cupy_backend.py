@@ -48,7 +48,7 @@ class CupyBackend:
 
     def __init__(self, cupy: Any = None) -> None:
         self.xp = _cupy() if cupy is None else cupy
-        self._kernels: dict[tuple[str, str], Any] = {}
+        self._kernels: dict[tuple[str, str, str], Any] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CupyBackend:
         return self  # compiled kernels are shared
@@ -130,7 +130,8 @@ class CupyBackend:
         rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
         """New parameter and moments, in one pass."""
-        new = tuple(self.xp.empty_like(parameter) for _ in range(3))
+        # in C order, as the kernel goes through them, whatever the order of the arguments
+        new = tuple(self.xp.empty(parameter.shape, parameter.dtype) for _ in range(3))
         real = parameter.dtype.type
         arrays = [self.xp.ascontiguousarray(a) for a in (parameter, gradient, m, v)]
         numbers = map(real, (rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon))
@@ -139,13 +140,13 @@ class CupyBackend:
 
     def launch(self, name: str, source: str, like: Any, size: int, arguments: Sequence[Any]) -> None:
         """Run a kernel of a source text, in the precision of `like`, with a thread for each of `size` places."""
-        key = (source, like.dtype.name)
+        key = (name, source, like.dtype.name)
         if key not in self._kernels:
             options = (*OPTIONS, f"-DREAL={C_NAMES[like.dtype.name]}")
-            self._kernels[key] = self.xp.RawModule(code=source, options=options)
+            self._kernels[key] = self.xp.RawModule(code=source, options=options).get_function(name)
         if size:
             blocks = min(-(-size // THREADS), 2**20)
-            self._kernels[key].get_function(name)((blocks,), (THREADS,), tuple(arguments))
+            self._kernels[key]((blocks,), (THREADS,), tuple(arguments))
 
     def pointer(self, array: Any, shape: Sequence[int]) -> list[Any]:
         """An array as a kernel takes it: itself, and a stride for each axis of `shape`, 0 where it is broadcast.
@@ -176,8 +177,7 @@ class _Elementwise:
         self.backend, self.name, self.results = backend, f"map_{name}", results
         self.groups = groups
         self.symbols = [symbol for group in groups for symbol in group]
-        self._on_host = array_function(name, [self.symbols], results, np)
-        self._sources: dict[tuple[bool, ...], tuple[list[int], str]] = {}
+        self._made: dict[tuple[bool, ...], tuple[list[int], str, Callable[..., tuple[Any, ...]]]] = {}
 
     def __call__(self, *groups: Sequence[Any], out: Sequence[Any] = ()) -> tuple[Any, ...]:
         given: list[Any] = [  # a group that no result needs may be left empty
@@ -186,17 +186,16 @@ class _Elementwise:
             for j in range(len(symbols))
         ]
         arrays = tuple(_has_axes(value) for value in given)
-        if arrays not in self._sources:
-            self._sources[arrays] = self._compile(arrays)
-        computed, source = self._sources[arrays]
+        if arrays not in self._made:
+            self._made[arrays] = self._compile(arrays)
+        computed, source, on_host = self._made[arrays]
         found: list[Any] = [None] * len(self.results)
-        if len(computed) < len(found):
-            numbers = [0.5 if array else value for array, value in zip(arrays, given, strict=True)]
-            with np.errstate(all="ignore"):
-                found = list(self._on_host(numbers))
-            for place, value, k in zip(out, found, range(len(found)), strict=False):
-                if k not in computed:
-                    place[...] = value
+        numbers = iter(on_host([0.0 if array else value for array, value in zip(arrays, given, strict=True)]))
+        for k in range(len(found)):
+            if k not in computed:
+                found[k] = next(numbers)
+                if k < len(out):
+                    out[k][...] = found[k]
         if computed:
             xp, like = self.backend.xp, next(value for value, array in zip(given, arrays, strict=True) if array)
             shape = np.broadcast_shapes(*(value.shape for value, array in zip(given, arrays, strict=True) if array))
@@ -212,12 +211,13 @@ class _Elementwise:
             self.backend.launch(self.name, source, like, rows * columns, arguments)
         return tuple(found)
 
-    def _compile(self, arrays: tuple[bool, ...]) -> tuple[list[int], str]:
-        """Which results depend on an array, and the kernel that computes them."""
+    def _compile(self, arrays: tuple[bool, ...]) -> tuple[list[int], str, Callable[..., tuple[Any, ...]]]:
+        """Which results depend on an array, the kernel that computes them, and a function for the others."""
         moving = {symbol for symbol, array in zip(self.symbols, arrays, strict=True) if array}
         computed = [k for k, expr in enumerate(self.results) if expr.free_symbols & moving]
         source = elementwise_source(self.name, self.symbols, [self.results[k] for k in computed], arrays)
-        return computed, source
+        others = [expr for k, expr in enumerate(self.results) if k not in computed]
+        return computed, source, array_function(self.name, [self.symbols], others, np)
 
 
 def _has_axes(value: Any) -> bool:

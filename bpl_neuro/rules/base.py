@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.transition import Transition
 
-__all__ = ["Carry", "Gradients", "Rule", "add_gradient", "remember", "said"]
+__all__ = ["Carry", "Gradients", "Rule", "add_gradient", "clear", "remember", "said"]
 
 Carry = dict[str, Any]
 #: "psi" → (|Ψ|,), "theta" → (n, m): gradients to descend, summed over trials
@@ -139,6 +139,13 @@ def said(rule: Rule, **options: Any) -> str:
 def add_gradient(sums: Gradients, name: str, gradient: Any) -> None:
     """Add to a sum of gradients by name."""
     sums[name] = sums[name] + gradient if name in sums else gradient
+
+
+def clear(xp: Any, array: Any, end: Any, axis: int = 0) -> None:
+    """Put an array at 0 in the trials that end, in place; a mask as an index would take temporaries on a GPU."""
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    xp.copyto(array, 0, where=end.reshape(shape))
 
 
 def remember(carry: Carry, **values: Any) -> None:

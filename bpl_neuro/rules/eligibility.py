@@ -20,7 +20,7 @@ from bpl_neuro.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.feedback import Feedback
 from bpl_neuro.footprint import of_step
-from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
+from bpl_neuro.rules.base import Carry, Gradients, Rule, clear, remember, said
 from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
@@ -117,7 +117,7 @@ class Eligibility:
         """ε = 0 in the trials that end."""
         if end.any():
             for e in (*carry["weights"], *carry["biases"]):
-                e[:, end] = 0
+                clear(self.circuit.xp, e, end, axis=1)
         return carry
 
 

@@ -79,7 +79,10 @@ class OwnTrace(Trace):
     def restart(self, carry: Carry, end: Any) -> Carry:
         if not end.any():
             return carry
-        return {key: value if key in ("slope", "back") else cleared(value, end) for key, value in carry.items()}
+        return {
+            key: value if key in ("slope", "back") else cleared(self.synthesiser.circuit.xp, value, end)
+            for key, value in carry.items()
+        }
 
 
 class LocalTrace(OwnTrace):

@@ -8,7 +8,7 @@ from typing import Any
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit import Circuit
 from bpl_neuro.feedback import Feedback
-from bpl_neuro.rules.base import Carry, Rule, said
+from bpl_neuro.rules.base import Carry, Rule, clear, said
 from bpl_neuro.rules.influence import carried, influence, influence_size, move_on
 from bpl_neuro.transition import Transition
 
@@ -58,7 +58,8 @@ class RTRL(Rule):
         M = carried(carry)
         transition.add_parameter_jacobian(M)
         gradient = c.reshape(-1) @ M.reshape(-1, M.shape[-1])
-        M[end] = 0
+        if end.any():
+            clear(self.circuit.xp, M, end)
         return carry, {"learning_signal": c}, gradient
 
     def __repr__(self) -> str:

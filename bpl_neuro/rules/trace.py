@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.rules.base import Carry
+from bpl_neuro.rules.base import Carry, clear
 from bpl_neuro.synthesiser import Response, Synthesiser
 from bpl_neuro.transition import Transition
 
@@ -67,10 +67,10 @@ class Trace(ABC):
         raise ValidationError(f"{type(self).__name__} never holds the trace of a synapse")
 
 
-def cleared(e: Any, end: Any) -> Any:
-    """A trace, or a list of traces, of (B, …): 0 in the trials that end."""
+def cleared(xp: Any, e: Any, end: Any) -> Any:
+    """A copy of a trace, or of a list of traces, of (B, …): 0 in the trials that end."""
     if isinstance(e, list):
-        return [cleared(part, end) for part in e]
+        return [cleared(xp, part, end) for part in e]
     kept = e.copy()
-    kept[end] = 0
+    clear(xp, kept, end)
     return kept

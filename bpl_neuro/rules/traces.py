@@ -22,7 +22,7 @@ from typing import Any
 
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.footprint import of_step
-from bpl_neuro.rules.base import Carry
+from bpl_neuro.rules.base import Carry, clear
 from bpl_neuro.rules.influence import carried, influence, influence_size, move_on
 from bpl_neuro.rules.local_traces import LeakTrace, LocalTrace, ModelTrace
 from bpl_neuro.rules.trace import Trace, cleared
@@ -56,7 +56,9 @@ class FullTrace(Trace):
         return influence_size(self.synthesiser.circuit, batch, self.synthesiser.layout.size)
 
     def work(self, batch: int, steps: int) -> int:
-        return 2 * batch * self.synthesiser.n**2
+        s = self.synthesiser
+        added = (0 if s.P is None else s.d * s.m) + (s.Q.size if s.plastic_expansion else 0)
+        return batch * s.n * (2 * s.n + added)
 
     def init(self, batch: int) -> Carry:
         return influence(self.synthesiser.circuit, batch, self.synthesiser.layout.size)
@@ -75,7 +77,7 @@ class FullTrace(Trace):
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         if end.any():
-            carried(carry)[end] = 0
+            clear(self.synthesiser.circuit.xp, carried(carry), end)
         return carry
 
     def column(self, carry: Carry, a: int, j: int) -> tuple[slice, Any]:
@@ -249,7 +251,7 @@ class ReducedTrace(Trace):
         return {"e": new}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
-        return {"e": cleared(carry["e"], end)} if end.any() else carry
+        return {"e": cleared(self.synthesiser.circuit.xp, carry["e"], end)} if end.any() else carry
 
 
 TRACES: dict[str, type[Trace]] = {
