@@ -212,9 +212,9 @@ class Transition:
                     continue
                 W = self.weights[synapses.key]
                 sent = _ports(received[synapses.post], synapses.ports) @ W.reshape(-1, W.shape[-1])
-                own = sums[synapses.pre]
-                for j, d in wiring.slopes(synapses, self.previous).items():
-                    own[j] = _plus(own[j], sent * d)
+                own, slopes = sums[synapses.pre], wiring.slopes(synapses, self.previous)
+                for j, d in slopes.items():
+                    own[j] = _plus(own[j], sent if len(slopes) == 1 and type(d) is int and d == 1 else sent * d)
         for own, before in zip(sums, parts, strict=True):
             for k, total in enumerate(own):
                 if not getattr(total, "ndim", 0):  # nothing arrives there
@@ -354,9 +354,8 @@ def _stacked_input_credit(transitions: Sequence[Transition], credits: Any) -> li
 
 def _credit_of_inputs(pop: Local, v_own: Sequence[Any], C: Sequence[Any], wiring: Wiring) -> Any:
     """Σ_k v_k C[k, p] of one population, (B, P, N)."""
-    w = wiring.xp.empty((v_own[0].shape[0], pop.P, pop.N), v_own[0].dtype)
-    wiring.backend.write(pop.input_credit, [w[:, p] for p in range(pop.P)], v_own, C)
-    return w
+    w = wiring.backend.side_by_side(pop.input_credit, v_own[0], v_own, C)
+    return w.reshape(len(w), pop.P, pop.N)
 
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:

@@ -79,6 +79,13 @@ class NumpyBackend:
             place[...] = result
         return results
 
+    def side_by_side(self, function: Callable[..., tuple[Any, ...]], like: Any, *groups: Sequence[Any]) -> Any:
+        """Call what `elementwise` made: its results, each of the (B, N) of `like`, in one (B, results · N) array."""
+        results = function(*groups)
+        if not all([hasattr(result, "shape") for result in results]):  # a list: faster than a generator
+            results = tuple(np.broadcast_to(np.asarray(result, like.dtype), like.shape) for result in results)
+        return np.concatenate(results, axis=1)
+
     def add_outer(self, target: Any, slope: Any, z: Any) -> None:
         """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""
         target += (slope[:, :, None] if np.ndim(slope) else slope) * z[:, None, :]
