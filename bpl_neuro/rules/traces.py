@@ -105,6 +105,9 @@ class LazyTrace(Trace):
         s, K = self.synthesiser, min(steps, self.window or steps)
         return K * (batch * (of_step(s.circuit) + s.n + 2 * s.m) + s.circuit.layout.size + s.layout.size)
 
+    def work(self, batch: int, steps: int) -> int:
+        return min(steps, self.window or steps) * batch * (2 * self.synthesiser.n + self.synthesiser.m)
+
     def init(self, batch: int) -> Carry:
         kept: Carry = {"transitions": [], "responses": [], "ends": []}
         if self.window is not None:
