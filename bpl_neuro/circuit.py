@@ -399,5 +399,6 @@ class Circuit:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())
         return (
-            f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}>"
+            f"<Circuit {self.model.title!r}: {sizes}; {self.inputs} inputs, {self.layout.size} weights, {self.dtype}, "
+            f"{self.backend.name}>"
         )

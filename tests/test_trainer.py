@@ -5,7 +5,7 @@ import pytest
 
 import bpl_neuro as bpl
 from bpl_neuro.backend import NumpyBackend
-from bpl_neuro.loop import run_batch
+from bpl_neuro.loop import check_finite, run_batch
 
 
 def setting(seed=0, trace="full", lam=0.9, outputs=2, loss="squared_error", **keywords):
@@ -240,3 +240,14 @@ def test_a_readout_of_another_circuit_is_refused():
     circuit, _, rule = setting()
     with pytest.raises(bpl.ValidationError, match="`readout`"):
         bpl.Trainer(circuit, setting()[1], rule)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_finite_is_told_from_not_finite_also_where_squares_overflow(dtype):
+    large = np.full(5, np.finfo(dtype).max, dtype)
+    check_finite(np, "state", large, large, 1, 1)
+    for bad in (np.nan, np.inf, -np.inf):
+        array = np.ones((3, 4), dtype)
+        array[1, 2] = bad
+        with pytest.raises(bpl.DivergenceError, match="state"):
+            check_finite(np, "state", array, large, 1, 1)
