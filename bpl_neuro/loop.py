@@ -202,7 +202,7 @@ def run_batch(
             raise ValidationError(f"`{name}` was made for another circuit")
     if batch.x.shape[2] != circuit.inputs:
         raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.inputs}")
-    _check_theta(rule, theta)
+    _check_theta(rule, theta, circuit.xp)
     check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.outputs)
     xp, dtype, B = circuit.xp, circuit.dtype, batch.size
     put = circuit.backend.asarray
@@ -274,14 +274,14 @@ def run_batch(
     return outcome
 
 
-def _check_theta(rule: Rule | None, theta: Any) -> None:
+def _check_theta(rule: Rule | None, theta: Any, xp: Any) -> None:
     expected = rule.initial_theta() if rule else None
     if expected is None:
         return
     if getattr(theta, "shape", None) != expected.shape or theta.dtype != expected.dtype:
         found = f"{theta.dtype} {theta.shape}" if hasattr(theta, "shape") else repr(theta)
         raise ValidationError(f"`theta` must have shape {expected.shape} and type {expected.dtype}, got {found}")
-    if not rule.circuit.xp.isfinite(theta).all():  # type: ignore[union-attr]
+    if not xp.isfinite(theta).all():
         raise ValidationError("`theta` must be finite")
 
 

@@ -456,3 +456,28 @@ def test_the_example_of_the_documentation():
             back = transition.vjp(run.c[t]) * ~run.end[t - 1][:, None]
             expected = expected + run.transitions[t - 1].parameter_gradient(back)
     assert off(updates(names["TwoStepRTRL"](circuit), circuit, readout, data)["psi"], expected) < EXACT
+
+
+class WithParameters(bpl.Rule):
+    """Has parameters of its own, and keeps to itself which circuit it is for: the contract asks for no more."""
+
+    name, memory, time = "with_parameters", "nothing", "nothing"
+    online, exact, local = True, False, True
+
+    def initial_theta(self):
+        return np.zeros(2)
+
+    def init(self, batch):
+        return {}
+
+    def step(self, carry, transition, c, end, theta, learn):
+        learn(np.ones(2))
+        return carry, {}, None
+
+
+def test_a_users_own_rule_may_have_parameters():
+    circuit, readout, _, data, _ = case("leaky_tanh")
+    found = bpl.batch_updates(circuit, readout, WithParameters(), data)
+    assert (found.gradients["theta"] == data.steps).all()
+    with pytest.raises(bpl.ValidationError, match="theta"):
+        bpl.batch_updates(circuit, readout, WithParameters(), data, np.full(2, np.nan))
