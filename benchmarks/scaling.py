@@ -9,7 +9,6 @@ time in brackets: the work of the rule, as its documentation has it. `--smoke` t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -21,6 +20,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from arguments import benchmark_parser
 from rich.console import Console
 from rich.table import Table
 
@@ -126,8 +126,5 @@ def main(smoke: bool, path: str | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--json")
-    given = parser.parse_args()
+    given = benchmark_parser(__doc__).parse_args()
     main(given.smoke, given.json)

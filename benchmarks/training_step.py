@@ -9,7 +9,6 @@ of the same rounds, and the peak memory of a process of its own.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from arguments import benchmark_parser
 from memory import peak_of_this_process
 from rich.console import Console
 from rich.table import Table
@@ -182,10 +182,8 @@ if __name__ == "__main__":
             step()
         print(peak_of_this_process())
     else:
-        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = benchmark_parser(__doc__)
         parser.add_argument("rounds", nargs="?", type=int, default=30)
-        parser.add_argument("--smoke", action="store_true")
-        parser.add_argument("--json")
         given = parser.parse_args()
         smallest = dict([next(iter(SHAPES.items()))])
         main(1 if given.smoke else given.rounds, given.json, smallest if given.smoke else SHAPES)

@@ -108,14 +108,20 @@ def reduced(
     results: Sequence[sp.Expr], first: int | None = None
 ) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr], set[sp.Symbol]]:
     """Common subexpressions in order, the (first) results in terms of them, and the symbols that these need."""
-    temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
-    shared, wanted = sp.cse(list(results), symbols=temporaries, order="none")
+    shared, wanted = _common(tuple(results))
     wanted = wanted[:first]
     used = set().union(*(e.free_symbols for e in wanted))
     for symbol, expr in reversed(shared):
         if symbol in used:
             used |= expr.free_symbols
     return [(symbol, expr) for symbol, expr in shared if symbol in used], wanted, used
+
+
+@functools.lru_cache(maxsize=64)
+def _common(results: tuple[sp.Expr, ...]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
+    """SymPy's search for common subexpressions: most of the time that compiling takes, for each text once."""
+    temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
+    return sp.cse(list(results), symbols=temporaries, order="none")
 
 
 def _together(

@@ -354,8 +354,8 @@ def _stacked_input_credit(transitions: Sequence[Transition], credits: Any) -> li
 
 def _credit_of_inputs(pop: Local, v_own: Sequence[Any], C: Sequence[Any], wiring: Wiring) -> Any:
     """Σ_k v_k C[k, p] of one population, (B, P, N)."""
-    w = wiring.backend.side_by_side(pop.input_credit, v_own[0], v_own, C)
-    return w.reshape(len(w), pop.P, pop.N)
+    first = v_own[0]
+    return wiring.backend.side_by_side(pop.input_credit, (len(first), pop.P, pop.N), first.dtype, v_own, C)
 
 
 def _ports(w: Any, ports: tuple[int, ...]) -> Any:

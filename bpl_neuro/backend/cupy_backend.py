@@ -91,12 +91,13 @@ class CupyBackend:
         """Call what `elementwise` made, and have its first results written where `out` says; returns all of them."""
         return function(*groups, out=out)
 
-    def side_by_side(self, function: Callable[..., tuple[Any, ...]], like: Any, *groups: Sequence[Any]) -> Any:
-        """Call what `elementwise` made: its results, each of the (B, N) of `like`, in one (B, results · N) array."""
-        B, N = like.shape
-        made = self.xp.empty((B, len(function.results), N), like.dtype)  # type: ignore[attr-defined]
-        function(*groups, out=[made[:, k] for k in range(made.shape[1])])
-        return made.reshape(B, -1)
+    def side_by_side(
+        self, function: Callable[..., tuple[Any, ...]], shape: tuple[int, int, int], dtype: Any, *groups: Sequence[Any]
+    ) -> Any:
+        """Call what `elementwise` made: its P results for (B, N) places in one array of shape (B, P, N)."""
+        made = self.xp.empty(shape, dtype)
+        function(*groups, out=[made[:, p] for p in range(shape[1])])
+        return made
 
     def add_outer(self, target: Any, slope: Any, z: Any) -> None:
         """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""

@@ -79,12 +79,14 @@ class NumpyBackend:
             place[...] = result
         return results
 
-    def side_by_side(self, function: Callable[..., tuple[Any, ...]], like: Any, *groups: Sequence[Any]) -> Any:
-        """Call what `elementwise` made: its results, each of the (B, N) of `like`, in one (B, results · N) array."""
+    def side_by_side(
+        self, function: Callable[..., tuple[Any, ...]], shape: tuple[int, int, int], dtype: Any, *groups: Sequence[Any]
+    ) -> Any:
+        """Call what `elementwise` made: its P results for (B, N) places in one array of shape (B, P, N)."""
         results = function(*groups)
         if not all([hasattr(result, "shape") for result in results]):  # a list: faster than a generator
-            results = tuple(np.broadcast_to(np.asarray(result, like.dtype), like.shape) for result in results)
-        return np.concatenate(results, axis=1)
+            results = tuple(np.broadcast_to(np.asarray(result, dtype), (shape[0], shape[2])) for result in results)
+        return np.concatenate(results, axis=1).reshape(shape)
 
     def add_outer(self, target: Any, slope: Any, z: Any) -> None:
         """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""
