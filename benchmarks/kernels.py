@@ -19,7 +19,7 @@ from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro.backend.cupy_backend import C_NAMES, OPTIONS, CupyBackend
-from bpl_neuro.rules.local_traces import LocalTrace
+from bpl_neuro.rules.traces.local import LocalTrace
 
 ARCHITECTURES = ("sm_80", "sm_90")
 

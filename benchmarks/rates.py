@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
-from bpl_neuro.rules.traces import FullTrace, LocalTrace
+from bpl_neuro.rules.traces.exact import FullTrace, LocalTrace
 
 
 def ratio(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float]:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
-from bpl_neuro.codegen import reduced
-from bpl_neuro.rules.local_traces import LocalTrace
+from bpl_neuro.model.codegen import reduced
+from bpl_neuro.rules.traces.local import LocalTrace
 
 BYTES_PER_SECOND = 3.35e12
 OPERATIONS_PER_SECOND = 67e12  # float32, without tensor cores

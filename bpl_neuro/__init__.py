@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from bpl_neuro import interventions
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.comparison import PassiveRules, compare, comparison_table
-from bpl_neuro.data import ArrayTask, Batch, Task
+from bpl_neuro.brian.stimuli import from_timed_array
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.readout import Readout
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.loop import Outcome, batch_updates
-from bpl_neuro.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
-from bpl_neuro.plotting import (
+from bpl_neuro.look import analysis, plotting
+from bpl_neuro.look.comparison import PassiveRules, compare, comparison_table
+from bpl_neuro.look.plotting import (
     plot_alignment,
     plot_comparison,
     plot_learning,
@@ -21,8 +22,8 @@ from bpl_neuro.plotting import (
     plot_traces,
     plot_weights,
 )
-from bpl_neuro.readout import Readout
-from bpl_neuro.recording import Recorder
+from bpl_neuro.look.recording import Recorder
+from bpl_neuro.model.spec import Model, available_models
 from bpl_neuro.rules import (
     BPTT,
     RFLO,
@@ -38,12 +39,12 @@ from bpl_neuro.rules import (
     TruncatedBPTT,
     make_rule,
 )
-from bpl_neuro.spec import Model, available_models
-from bpl_neuro.stimuli import from_timed_array
-from bpl_neuro.synthesiser import Synthesiser
 from bpl_neuro.tasks import CopyRepeat, CueOutcome, DelayedReach, IntervalTiming, RowMNIST, TargetReaching
-from bpl_neuro.trainer import Trainer
-from bpl_neuro.transition import Transition
+from bpl_neuro.tasks.base import ArrayTask, Batch, Task
+from bpl_neuro.train import interventions
+from bpl_neuro.train.loop import Outcome, batch_updates
+from bpl_neuro.train.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
+from bpl_neuro.train.trainer import Trainer
 
 try:
     __version__ = version("bpl_neuro")
@@ -92,6 +93,7 @@ __all__ = [
     "Transition",
     "TruncatedBPTT",
     "ValidationError",
+    "analysis",
     "available_models",
     "batch_updates",
     "compare",
@@ -106,4 +108,5 @@ __all__ = [
     "plot_trace",
     "plot_traces",
     "plot_weights",
+    "plotting",
 ]

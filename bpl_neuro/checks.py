@@ -9,7 +9,7 @@ import numpy as np
 
 from bpl_neuro.errors import ValidationError
 
-__all__ = ["generator", "instance", "number", "real_array"]
+__all__ = ["generator", "instance", "number", "positive_int", "real_array"]
 
 
 def number(name: str, value: Any, low: float = 0.0, high: float = math.inf, *, above: bool = False) -> float:
@@ -47,3 +47,10 @@ def real_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ValidationError(f"`{name}` must be an array of real numbers, got dtype {array.dtype}")
     return array
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as an int ≥ 1, or ValidationError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValidationError(f"`{name}` must be a whole number ≥ 1, got {value!r}")
+    return int(value)

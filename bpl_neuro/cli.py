@@ -12,8 +12,8 @@ from rich.table import Table
 from bpl_neuro.backend import get_backend
 from bpl_neuro.errors import BackendError, BplError
 from bpl_neuro.experiment import available_simulations, environment, parse_settings, run_simulation
+from bpl_neuro.model.spec import Model, available_models
 from bpl_neuro.reference import derivative_error
-from bpl_neuro.spec import Model, available_models
 
 __all__ = ["app", "main"]
 

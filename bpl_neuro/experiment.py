@@ -29,12 +29,12 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import ValidationError as PydanticError
 
 from bpl_neuro.backend import get_backend
-from bpl_neuro.data import Task
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.plotting import save_figure
-from bpl_neuro.recording import Recorder, clear_recording, write_recording
+from bpl_neuro.look.plotting import save_figure
+from bpl_neuro.look.recording import Recorder, clear_recording, write_recording
 from bpl_neuro.storage import atomic_write, read_arrays, write_arrays
-from bpl_neuro.trainer import Trainer
+from bpl_neuro.tasks.base import Task
+from bpl_neuro.train.trainer import Trainer
 
 __all__ = [
     "RunFolder",

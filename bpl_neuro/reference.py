@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.data import Batch
-from bpl_neuro.readout import Readout
-from bpl_neuro.spec import Model
-from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.transition import Transition
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.readout import Readout
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.model.spec import Model
+from bpl_neuro.tasks.base import Batch
 
 __all__ = [
     "Trajectory",

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.errors import BplError, ValidationError
-from bpl_neuro.spec import Model
 
-__all__ = ["atomic_write", "read_arrays", "read_circuit", "write_arrays", "write_circuit"]
+__all__ = ["atomic_write", "read_arrays", "write_arrays"]
 
 _META = "meta.json"
 
@@ -80,36 +79,3 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
         found = meta.get("kind") if isinstance(meta, dict) else type(meta).__name__
         raise ValidationError(f"{path}: expected a bpl_neuro {kind} file, found {found!r}")
     return arrays, meta
-
-
-def write_circuit(path: str | Path, circuit: Any, parameters: Mapping[str, Any]) -> None:
-    """A `Circuit` made with these `parameters`: model, sizes, weights."""
-    meta = {
-        "kind": "circuit",
-        "model": circuit.model.to_toml(),
-        "sizes": circuit.sizes,
-        "inputs": circuit.inputs,
-        "dtype": circuit.dtype.name,
-        "clamped": [[*key, value] for key, value in circuit.clamped.items()],
-        "parameters": {key: np.asarray(value).tolist() for key, value in parameters.items()},
-    }
-    arrays = {"psi": circuit.psi} if circuit.mask is None else {"psi": circuit.psi, "mask": circuit.mask}
-    write_arrays(path, {name: circuit.backend.to_host(array) for name, array in arrays.items()}, meta)
-
-
-def read_circuit(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[tuple[int, int], float]]:
-    """Arrays, arguments of `Circuit`, and what is clamped, of what `write_circuit` wrote."""
-    arrays, meta = read_arrays(path, "circuit")
-    try:
-        arguments = {
-            "model": Model.from_toml(meta["model"], f"{path}: model"),
-            "size": meta["sizes"],
-            "inputs": meta["inputs"],
-            "parameters": meta["parameters"],
-            "dtype": meta["dtype"],
-        }
-        clamped = {(q, unit): value for q, unit, value in meta["clamped"]}
-        arrays["psi"]
-    except KeyError as error:
-        raise ValidationError(f"{path}: {error} is missing from the file") from None
-    return arrays, arguments, clamped

@@ -26,7 +26,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.loop import collect_steps
+from bpl_neuro.train.loop import collect_steps
 
 CLASSES: dict[str, dict[str, Any]] = {
     "linear": {},

@@ -3,7 +3,7 @@
 A cue shows a target; after a random delay of 50–100 ms a go signal asks for it. The circuit is models/cerebellar.toml:
 5 ms delays, sparse E → E, signs kept, noise; its synthesiser has a granule layer. At `fork_at` batches the run is
 forked: the forks see the same later trials and the same noise, and differ by one intervention each: those of
-`bpl_neuro.interventions.apply`, or "task:KEY=VALUE", which goes on with another task (longest_delay, hold, reaction).
+`bpl.interventions.apply`, or "task:KEY=VALUE", which goes on with another task (longest_delay, hold, reaction).
 
 Written down before the runs:
     learns       the intact circuit's test loss ends under half of what staying at the centre costs

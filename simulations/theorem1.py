@@ -24,7 +24,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import plotting, reference
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 
 class Config(SimulationConfig):

@@ -4,7 +4,7 @@ import numpy as np
 from truth import off
 
 import bpl_neuro as bpl
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 #: a synthesiser whose output saturates, with a parameter of its own
 NONLINEAR = """
@@ -128,7 +128,7 @@ def random_trials(rng, B=3, T=10, K=2, M=2):
 
 def with_trials(circuit, readout, unit, rng, B=3):
     """A batch of random trials for a setting, and a θ that is not zero."""
-    data = random_trials(rng, B, K=circuit.inputs, M=readout.outputs)
+    data = random_trials(rng, B, K=circuit.input_size, M=readout.output_size)
     return data, rng.normal(size=(unit.n, unit.m)) * 0.3
 
 

@@ -181,7 +181,7 @@ def test_errors_name_the_file_and_the_key(tmp_path):
 
 
 def circuit(**keywords):
-    return bpl.Circuit(**{"model": "leaky_tanh", "size": 3, "inputs": 2, **keywords})
+    return bpl.Circuit(**{"model": "leaky_tanh", "size": 3, "input_size": 2, **keywords})
 
 
 def parts():
@@ -206,8 +206,8 @@ BAD_ARGUMENTS = {
     "size a float": (lambda: circuit(size=3.5), "size of cortex"),
     "size of another": (lambda: circuit(size={"exc": 3}), "populations cortex"),
     "one size for two": (lambda: circuit(model="ei"), "name each population"),
-    "inputs": (lambda: circuit(inputs=-1), "`inputs`"),
-    "inputs true": (lambda: circuit(inputs=True), "`inputs`"),
+    "inputs": (lambda: circuit(input_size=-1), "`input_size`"),
+    "input_size true": (lambda: circuit(input_size=True), "`input_size`"),
     "radius": (lambda: circuit(radius=-1), "`radius`"),
     "radius nan": (lambda: circuit(radius=float("nan")), "`radius`"),
     "input_scale": (lambda: circuit(input_scale=-1.0), "`input_scale`"),
@@ -219,7 +219,7 @@ BAD_ARGUMENTS = {
     "parameter nan": (lambda: circuit(parameters={"tau": [0.1, 0.2, np.nan]}), "3 finite values"),
     "psi": (lambda: setattr(circuit(), "psi", np.zeros(3)), "`psi`"),
     "run": (lambda: circuit().run(np.zeros((2, 5, 3))), "`x` must be"),
-    "outputs": (lambda: bpl.Readout(circuit(), 0), "`outputs`"),
+    "outputs": (lambda: bpl.Readout(circuit(), 0), "`output_size`"),
     "loss": (lambda: bpl.Readout(circuit(), 2, "mse"), "`loss`.*squared_error"),
     "reduction": (lambda: bpl.Readout(circuit(), 2, reduction="max"), "`reduction`"),
     "population": (lambda: bpl.Readout(circuit(), 2, population="exc"), "`population`.*cortex"),

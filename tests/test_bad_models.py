@@ -9,7 +9,7 @@ import pytest
 from test_bad_input import BASE, CANARY, TAU, batch, changed, circuit, equations, guarded, parts, toml, updates
 
 import bpl_neuro as bpl
-from bpl_neuro.parameters import Layout
+from bpl_neuro.circuit.layout import Layout
 
 __all__ = ["guarded"]  # ten seconds, no canary, sys.excepthook as it was: around every test here too
 
@@ -245,7 +245,7 @@ def test_a_refusal_takes_little_memory():
 X = np.zeros((2, 4, 2))
 C = circuit()
 BAD_ARGUMENTS = {
-    "inputs a float": (lambda: circuit(inputs=2.0), "`inputs`"),
+    "inputs a float": (lambda: circuit(input_size=2.0), "`input_size`"),
     "size true": (lambda: circuit(size=True), "size of cortex"),
     "size a text": (lambda: circuit(size="3"), "size of cortex"),
     "size infinite": (lambda: circuit(size=float("inf")), "size of cortex"),
@@ -263,8 +263,8 @@ BAD_ARGUMENTS = {
     "clamp below": (lambda: circuit().clamp("cortex", [-1], 0.0), "`units`"),
     "clamp between": (lambda: circuit().clamp("cortex", [0.5], 0.0), "`units`"),
     "clamp at nan": (lambda: circuit().clamp("cortex", [0], float("nan")), "`value`"),
-    "outputs true": (lambda: bpl.Readout(circuit(), True), "`outputs`"),
-    "outputs a float": (lambda: bpl.Readout(circuit(), 2.0), "`outputs`"),
+    "outputs true": (lambda: bpl.Readout(circuit(), True), "`output_size`"),
+    "outputs a float": (lambda: bpl.Readout(circuit(), 2.0), "`output_size`"),
     "loss none": (lambda: bpl.Readout(circuit(), 2, None), "`loss`"),
     "reduction none": (lambda: bpl.Readout(circuit(), 2, reduction=None), "`reduction`"),
     "expansion true": (lambda: bpl.Synthesiser(circuit(), expansion=True), "`expansion`"),

@@ -237,7 +237,7 @@ def test_a_stream_refuses_a_trace_that_looks_back():
 def test_a_late_error_is_the_error_moved(delay):
     circuit_, readout, unit, batch, theta = case("leaky_tanh", T=8)
     rule = bpl.BPLambda(unit, lam=0.9)
-    from bpl_neuro.loop import run_batch
+    from bpl_neuro.train.loop import run_batch
 
     seen = {}
     for late in (0, delay):

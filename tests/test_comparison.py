@@ -6,7 +6,7 @@ from truth import case
 
 import bpl_neuro as bpl
 from bpl_neuro import plotting, reference
-from bpl_neuro.analysis import cosine
+from bpl_neuro.look.analysis import cosine
 from bpl_neuro.rules import RULES
 
 
@@ -71,7 +71,7 @@ def test_passive_rules_see_what_they_would_have_done(schedule):
         rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.5)
         return bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule=schedule)
 
-    task = bpl.TargetReaching(steps=5, inputs=2, batches_per_epoch=6)
+    task = bpl.TargetReaching(steps=5, input_size=2, batches_per_epoch=6)
     common = {"batch_size": 3, "validate": False, "progress": False}
     watched, alone = make(), make()
     rules = some(watched.circuit, watched.rule.synthesiser)

@@ -23,7 +23,7 @@ from test_biology import SIZES, TEXT
 
 out, slow = sys.argv[1], len(sys.argv) > 2
 import os, time
-task = bpl.TargetReaching(patterns=3, steps=6, inputs=4, batches_per_epoch=8)
+task = bpl.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=8)
 circuit = bpl.Circuit(bpl.Model.from_toml(TEXT), SIZES, 4, seed=0)
 rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, trace="local")
 trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule="step", seed=3)

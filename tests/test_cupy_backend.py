@@ -22,6 +22,7 @@ from bpl_neuro import interventions
 from bpl_neuro.backend import CupyBackend, NumpyBackend, get_backend
 from bpl_neuro.cli import app
 from bpl_neuro.rules import RULES
+from bpl_neuro.train import memory
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 CLOSE = 1e-10
@@ -187,7 +188,7 @@ def test_simulations_from_the_command_line(name, tmp_path, monkeypatch, request)
 
 def expressions():
     x, y, p = sp.symbols("x y p")
-    from bpl_neuro.functions import (
+    from bpl_neuro.model.functions import (
         above,
         absolute,
         between,
@@ -199,7 +200,7 @@ def expressions():
         sigmoid,
         softplus,
     )
-    from bpl_neuro.functions import sign as sgn
+    from bpl_neuro.model.functions import sign as sgn
 
     calls = [
         sp.exp(x), sp.log(x**2 + p), sp.sqrt(y**2 + 1), sp.sin(x), sp.cos(y), sp.tan(p * x), sp.asin(sp.tanh(x)),
@@ -319,7 +320,7 @@ def test_what_cannot_fit_is_refused_before_the_run_with_what_would():
 
 def test_a_stream_is_planned_with_the_copy_that_a_failure_goes_back_to():
     trainer = trainer_on("numpy", trace="full")
-    whole, piece = (bpl.footprint.plan(trainer, 3, 7, stream) for stream in (False, True))
+    whole, piece = (memory.plan(trainer, 3, 7, stream) for stream in (False, True))
     assert piece["rule"] == 2 * whole["rule"] and piece["batch"] == whole["batch"]
 
 

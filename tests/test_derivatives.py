@@ -11,10 +11,10 @@ from truth import MODELS, of_plastic, off
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
-from bpl_neuro.codegen import array_function
-from bpl_neuro.functions import ALLOWED_FUNCTIONS, stabilise
-from bpl_neuro.losses import LOSSES
-from bpl_neuro.transition import parameter_gradient
+from bpl_neuro.circuit.losses import LOSSES
+from bpl_neuro.circuit.transition import parameter_gradient
+from bpl_neuro.model.codegen import array_function
+from bpl_neuro.model.functions import ALLOWED_FUNCTIONS, stabilise
 
 SUBSET = """
 [populations.a]

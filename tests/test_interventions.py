@@ -8,9 +8,9 @@ from truth import off
 import bpl_neuro as bpl
 from bpl_neuro import interventions, reference
 from bpl_neuro.backend import NumpyBackend
-from bpl_neuro.optimisers import rate_at
+from bpl_neuro.train.optimisers import rate_at
 
-TASK = bpl.TargetReaching(patterns=3, steps=6, inputs=4, batches_per_epoch=5)
+TASK = bpl.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=5)
 NAMES = ("psi", "phi", "theta")
 
 

@@ -10,12 +10,10 @@ import pytest
 import bpl_neuro
 
 PACKAGE = Path(bpl_neuro.__file__).parent
-#: a module imports only from above it
+#: a room imports only from rooms above it
 ORDER = [
-    "errors", "checks", "functions", "codegen", "backend", "quantities", "expressions", "equations", "schema", "spec",
-    "data", "storage", "parameters", "transition", "feedback", "build", "stimuli", "circuit", "footprint", "losses",
-    "readout", "optimisers", "synthesiser", "reference", "rules", "loop", "progress", "forking", "checkpointing",
-    "trainer", "interventions", "recording", "analysis", "comparison", "plotting", "experiment", "tasks", "cli",
+    "errors", "checks", "storage", "model", "backend", "circuit", "tasks", "reference", "rules", "train", "look",
+    "brian", "experiment", "cli",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from helpers import NONLINEAR
 from truth import LOSSES, MODELS, case, error_of_summed_updates, off
 
 import bpl_neuro as bpl
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 
 def learned(model, trace, keywords, schedule, rule=bpl.BPLambda, batches=2, **options):

@@ -6,7 +6,7 @@ from helpers import TEXTS
 from truth import MODELS, case, off
 
 import bpl_neuro as bpl
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 
 def by_hand(circuit, readout, unit, data, theta, gamma, lam):

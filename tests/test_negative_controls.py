@@ -8,7 +8,7 @@ from helpers import NONLINEAR, errors_of_learning_online, with_trials
 from truth import case, error_of_online_learning, error_of_summed_updates
 
 import bpl_neuro as bpl
-from bpl_neuro.transition import Transition
+from bpl_neuro.circuit.transition import Transition
 
 GAMMA, LAM = 0.9, 0.7
 #: far above the 1e-10 that the right rule is held to

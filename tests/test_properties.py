@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from truth import MODELS, case, off
 
 import bpl_neuro as bpl
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 ONLINE = ("full", "local", "leak")
 

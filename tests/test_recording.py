@@ -18,7 +18,7 @@ import xarray as xr
 
 import bpl_neuro as bpl
 from bpl_neuro import analysis
-from bpl_neuro.recording import Recorder, store, write_recording
+from bpl_neuro.look.recording import Recorder, store, write_recording
 
 PER_STEP = ["state", "rate", "c", "g", "delta", "credit"]
 SETTINGS = {"every": 2, "steps": [1, 3, 4], "trials": [0, 2], "units": [0, 3], "synapses": [(0, 1), (3, 5)]}
@@ -81,7 +81,7 @@ def test_it_holds_what_a_plain_watch_sees(tmp_path, schedule):
 
 
 def test_fit_takes_a_recorder_and_flushes_it_with_every_checkpoint(tmp_path):
-    task = bpl.TargetReaching(steps=4, inputs=2, batches_per_epoch=5)
+    task = bpl.TargetReaching(steps=4, input_size=2, batches_per_epoch=5)
 
     def go(trainer, recorder, stop_at):
         return trainer.fit(
@@ -467,14 +467,14 @@ def test_dying_while_cutting_back(tmp_path, whole, monkeypatch):
 SCRIPT = """
 import os, sys
 import bpl_neuro as bpl
-from bpl_neuro.recording import Recorder
+from bpl_neuro.look.recording import Recorder
 folder, slow = sys.argv[1], len(sys.argv) > 2
 circuit = bpl.Circuit("leaky_tanh", 4, 4, seed=0)
 rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9)
 trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule="step", seed=3)
 if os.path.exists(folder + "/c.npz"):
     trainer.restore(folder + "/c.npz")
-task = bpl.TargetReaching(patterns=3, steps=5, inputs=4, batches_per_epoch=30)
+task = bpl.TargetReaching(patterns=3, steps=5, input_size=4, batches_per_epoch=30)
 quantities = ["state", "g", "trace", "theta", "loss"]
 settings = {"buffer_bytes": 40_000, "synapses": [(0, 1)], "flush_every": 3}
 often = {"checkpoint": folder + "/c.npz", "checkpoint_every": 3, "epochs": 20 if slow else 1}

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bpl_neuro.data import Batch, Task
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks import TASKS, RowMNIST, TargetReaching, row_mnist
+from bpl_neuro.tasks.base import Batch, Task
 from bpl_neuro.tasks.mnist_files import MNIST, load_mnist
 
 
@@ -78,14 +78,14 @@ def test_patterns_are_distinct_nonzero_binary_and_targets_evenly_spread(patterns
 
 
 def test_every_nonzero_pattern_can_be_asked_for_and_no_more() -> None:
-    task = TargetReaching(patterns=31, inputs=5)
+    task = TargetReaching(patterns=31, input_size=5)
     assert {int(c @ 2 ** np.arange(5)) for c in task.cues} == set(range(1, 32))
     with pytest.raises(ValidationError, match=r"`patterns` must be at most 31, .*got 32"):
-        TargetReaching(patterns=32, inputs=5)
+        TargetReaching(patterns=32, input_size=5)
 
 
 def test_patterns_are_drawn_without_favour() -> None:
-    cues = np.stack([TargetReaching(patterns=2, inputs=3, seed=s).cues for s in range(2000)])
+    cues = np.stack([TargetReaching(patterns=2, input_size=3, seed=s).cues for s in range(2000)])
     # Uniform over the 7 non-zero patterns: each unit is on in 4 of 7, at both places. Standard error 0.011.
     np.testing.assert_allclose(cues.mean(axis=0), 4 / 7, atol=0.05)
 
@@ -125,7 +125,7 @@ def test_evaluation_shows_each_pattern_once_and_draws_nothing(split: str) -> Non
 
 
 def test_epoch_length_and_single_step() -> None:
-    batches = epoch(TargetReaching(steps=1, batches_per_epoch=3, inputs=4), size=2)
+    batches = epoch(TargetReaching(steps=1, batches_per_epoch=3, input_size=4), size=2)
     assert [b.x.shape for b in batches] == [(2, 1, 4)] * 3
     assert (batches[0].mask == 1).all()
 
@@ -136,7 +136,7 @@ def test_epoch_length_and_single_step() -> None:
         ({"patterns": 0}, "`patterns` must be a positive integer, got 0"),
         ({"patterns": 2.0}, "`patterns` must be a positive integer, got 2.0"),
         ({"steps": -1}, "`steps` must be a positive integer, got -1"),
-        ({"inputs": 0}, "`inputs` must be a positive integer, got 0"),
+        ({"input_size": 0}, "`input_size` must be a positive integer, got 0"),
         ({"batches_per_epoch": True}, "`batches_per_epoch` must be a positive integer, got True"),
         ({"seed": -1}, "`seed` must be an integer of 0 or more"),
         ({"seed": "x"}, "`seed` must be an integer of 0 or more"),

@@ -5,7 +5,7 @@ import pytest
 
 import bpl_neuro as bpl
 from bpl_neuro.backend import NumpyBackend
-from bpl_neuro.loop import check_finite, run_batch
+from bpl_neuro.train.loop import check_finite, run_batch
 
 
 def setting(seed=0, trace="full", lam=0.9, outputs=2, loss="squared_error", **keywords):

@@ -11,7 +11,7 @@ import bpl_neuro as bpl
 from bpl_neuro import interventions, plotting
 from bpl_neuro.experiment import run_simulation
 
-TASK = bpl.TargetReaching(steps=4, inputs=2, batches_per_epoch=3)
+TASK = bpl.TargetReaching(steps=4, input_size=2, batches_per_epoch=3)
 
 
 def trainer(rule="bp_lambda", schedule="trial", **options):

@@ -7,7 +7,7 @@ import numpy as np
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
-from bpl_neuro.loop import run_batch
+from bpl_neuro.train.loop import run_batch
 
 MODELS = bpl.available_models()
 LOSSES = ("end", "every", "gaps")

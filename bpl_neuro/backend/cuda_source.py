@@ -12,8 +12,8 @@ from pathlib import Path
 
 import sympy as sp
 
-from bpl_neuro.codegen import Dialect, emit, reduced
-from bpl_neuro.functions import ARRAY_FUNCTIONS
+from bpl_neuro.model.codegen import Dialect, emit, reduced
+from bpl_neuro.model.functions import ARRAY_FUNCTIONS
 
 __all__ = ["COMMON", "elementwise_source", "local_pass_source"]
 

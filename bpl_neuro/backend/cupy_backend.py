@@ -15,8 +15,8 @@ import sympy as sp
 
 from bpl_neuro.backend.cuda_source import COMMON, elementwise_source, local_pass_source
 from bpl_neuro.backend.numpy_backend import real_dtype
-from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import BackendError
+from bpl_neuro.model.codegen import array_function
 
 __all__ = ["CupyBackend"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from bpl_neuro.codegen import array_function
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.codegen import array_function
 
 __all__ = ["NumpyBackend", "real_dtype"]
 

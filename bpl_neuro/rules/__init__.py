@@ -6,7 +6,8 @@ import inspect
 from typing import Any
 
 from bpl_neuro.checks import instance
-from bpl_neuro.circuit import Circuit
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Gradients, Rule
 from bpl_neuro.rules.bp_lambda import BPLambda
@@ -19,7 +20,6 @@ from bpl_neuro.rules.nstep_sg import NStepSG
 from bpl_neuro.rules.rflo import RFLO
 from bpl_neuro.rules.rtrl import RTRL
 from bpl_neuro.rules.snap1 import SnAp1
-from bpl_neuro.synthesiser import Synthesiser
 
 __all__ = [
     "BPTT",

@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.transition import Transition
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.transition import Transition
 
 __all__ = ["Carry", "Gradients", "Rule", "add_gradient", "clear", "remember", "said"]
 

@@ -15,17 +15,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bpl_neuro.build import positive_int
-from bpl_neuro.checks import instance, number
-from bpl_neuro.circuit import Circuit
+from bpl_neuro.checks import instance, number, positive_int
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import Transition, parameter_gradient
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.quantities import brian2_parts
+from bpl_neuro.model.units import per_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
-from bpl_neuro.rules.traces import TRACES, LazyTrace
-from bpl_neuro.spec import checked_quantity
-from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.transition import Transition, parameter_gradient
+from bpl_neuro.rules.traces.exact import TRACES, LazyTrace
 
 __all__ = ["BPLambda"]
 
@@ -294,15 +292,3 @@ class OnDemand(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._makers)
-
-
-def per_step(name: str, value: float | str, dt: float) -> float:
-    """A decay per step in [0, 1], or exp(−dt/τ) of a time constant given as text."""
-    if isinstance(value, str):
-        tau = checked_quantity(value, brian2_parts().SECOND, f"`{name}`")
-        if tau <= 0:
-            raise ValidationError(f"`{name}` as a time constant must be positive, got {value!r}")
-        return math.exp(-dt / tau)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValidationError(f'`{name}` must lie in [0, 1], or be a time like "50*ms"; got {value!r}')
-    return float(value)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bpl_neuro.checks import instance
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.eligibility import Eligibility, own_past, sweep_back
-from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.transition import Transition
 
 __all__ = ["BPLambdaEProp"]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bpl_neuro.build import positive_int
-from bpl_neuro.checks import instance
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.footprint import of_step
+from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.circuit.build import of_step
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.transition import Transition, parameter_gradient
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
-from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["BPTT", "TruncatedBPTT", "window_ends"]
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bpl_neuro.checks import instance
-from bpl_neuro.circuit import Circuit
+from bpl_neuro.circuit.build import of_step
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.transition import Transition, parameter_gradient
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.footprint import of_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, clear, remember, said
-from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
 

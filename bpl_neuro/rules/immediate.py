@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from bpl_neuro.checks import instance
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.feedback import Feedback
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.rules.base import Carry, Rule, said
-from bpl_neuro.transition import Transition
 
 __all__ = ["Immediate"]
 

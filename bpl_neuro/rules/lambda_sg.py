@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpl_neuro.feedback import Feedback
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import parameter_gradient
 from bpl_neuro.rules.base import Carry, Gradients
 from bpl_neuro.rules.bp_lambda import BPLambda
-from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.transition import parameter_gradient
 
 __all__ = ["LambdaSG"]
 

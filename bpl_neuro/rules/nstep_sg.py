@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpl_neuro.build import positive_int
-from bpl_neuro.checks import instance, number
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.feedback import Feedback
-from bpl_neuro.footprint import of_step
+from bpl_neuro.checks import instance, number, positive_int
+from bpl_neuro.circuit.build import of_step
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.transition import Transition, parameter_gradient
+from bpl_neuro.model.units import per_step
 from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
-from bpl_neuro.rules.bp_lambda import per_step
 from bpl_neuro.rules.bptt import window_ends
-from bpl_neuro.synthesiser import Synthesiser
-from bpl_neuro.transition import Transition, parameter_gradient
 
 __all__ = ["NStepSG"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bpl_neuro.checks import instance
-from bpl_neuro.circuit import Circuit
-from bpl_neuro.feedback import Feedback
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.rules.base import Carry, Rule, clear, said
-from bpl_neuro.rules.influence import carried, influence, influence_size, move_on
-from bpl_neuro.transition import Transition
+from bpl_neuro.rules.traces.influence import carried, influence, influence_size, move_on
 
 __all__ = ["RTRL"]
 

@@ -1,8 +1,8 @@
-"""Tasks: seeded generators of batches, each following `bpl_neuro.data.Task`."""
+"""Tasks: seeded generators of batches, each following `bpl_neuro.tasks.base.Task`."""
 
 from __future__ import annotations
 
-from bpl_neuro.data import Task
+from bpl_neuro.tasks.base import Task
 from bpl_neuro.tasks.copy_repeat import CopyRepeat
 from bpl_neuro.tasks.cue_outcome import CueOutcome
 from bpl_neuro.tasks.delayed_reach import DelayedReach

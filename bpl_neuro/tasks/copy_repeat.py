@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bpl_neuro.build import positive_int
-from bpl_neuro.data import Batch
+from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.tasks.base import Batch
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["CopyRepeat"]
@@ -42,7 +42,7 @@ class CopyRepeat:
     Attributes
     ----------
     length, repeats : int
-        N and R as the curriculum has them now; see `bpl_neuro.data.Curriculum`.
+        N and R as the curriculum has them now; see `bpl_neuro.tasks.base.Curriculum`.
     solved : int
         The last length passed; 0 before the first.
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpl_neuro.build import positive_int, whole_steps
-from bpl_neuro.data import Batch
+from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.units import whole_steps
+from bpl_neuro.tasks.base import Batch
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["DelayedReach"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.tasks.base import Batch
 from bpl_neuro.tasks.mnist_files import load_mnist
 from bpl_neuro.tasks.timing import check_batches
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.data import Batch
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.tasks.base import Batch
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["TargetReaching"]
@@ -28,12 +28,12 @@ class TargetReaching:
     Parameters
     ----------
     patterns : int
-        Number of patterns, P; at most 2^inputs - 1.
+        Number of patterns, P; at most 2^input_size - 1.
     steps : int
         Length of a trial, T, in time steps.
     line : bool
         A target at every step (the straight line to the point) instead of at the last only.
-    inputs : int
+    input_size : int
         Number of input units, K.
     batches_per_epoch : int
         Batches in an epoch of "train", whatever their size: 100 of 10 are the paper's 1000 trials.
@@ -65,18 +65,20 @@ class TargetReaching:
         patterns: int = 1,
         steps: int = 10,
         line: bool = False,
-        inputs: int = 10,
+        input_size: int = 10,
         batches_per_epoch: int = 100,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        counts = {"patterns": patterns, "steps": steps, "inputs": inputs, "batches_per_epoch": batches_per_epoch}
+        counts = {
+            "patterns": patterns, "steps": steps, "input_size": input_size, "batches_per_epoch": batches_per_epoch,
+        }  # fmt: skip
         for argument, value in counts.items():
             _check_count(argument, value)
-        available = 2 ** int(inputs) - 1
+        available = 2 ** int(input_size) - 1
         if patterns > available:
             raise ValidationError(
                 f"`patterns` must be at most {available}, the number of distinct non-zero binary patterns of "
-                f"{inputs} inputs, got {patterns}"
+                f"{input_size} inputs, got {patterns}"
             )
         if not isinstance(seed, np.random.Generator) and (
             isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0
@@ -84,7 +86,7 @@ class TargetReaching:
             raise ValidationError(f"`seed` must be an integer of 0 or more, or a numpy Generator, got {seed!r}")
         rng = np.random.default_rng(seed)
         self.steps, self.line, self.batches_per_epoch = int(steps), bool(line), int(batches_per_epoch)
-        self.input_size = int(inputs)
+        self.input_size = int(input_size)
         self.cues = _distinct_patterns(rng, int(patterns), self.input_size)
         angles = 2 * np.pi * (np.arange(patterns) / patterns + rng.random())
         self.targets = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bpl_neuro.build import positive_int, seconds
-from bpl_neuro.data import SPLITS, Batch
+from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.units import seconds
+from bpl_neuro.tasks.base import SPLITS, Batch
 
 __all__ = ["check_batches", "join_trials", "step_size"]
 

@@ -1,0 +1,1 @@
+"""What comes from Brian2 and goes there."""

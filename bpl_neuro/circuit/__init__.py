@@ -1,0 +1,1 @@
+"""A circuit, one linearised step of it, its readout and the synthesiser population."""

@@ -1,0 +1,134 @@
+"""The linear readout of a circuit's rates, and the immediate loss gradient c_t that it sends back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.checks import generator, instance, positive_int
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.layout import Layout
+from bpl_neuro.circuit.losses import Loss, get_loss
+from bpl_neuro.circuit.transition import State
+from bpl_neuro.errors import ValidationError
+
+__all__ = ["Readout"]
+
+
+class Readout:
+    """y_t = W r_t + b, with a loss on y_t.
+
+    Parameters
+    ----------
+    circuit : Circuit
+    output_size : int
+        Number of outputs M.
+    loss : str or callable
+        "squared_error" (½ Σ (y − y*)²), "cross_entropy", "binary_cross_entropy" (both on logits, in nats), or
+        ``loss(xp, output, target) → (value (B,), gradient (B, M))``.
+    reduction : {"mean", "sum"}
+        Over the trials of a batch. "mean" is the convention of the equations: c, g and δ then carry 1/B. With "sum"
+        they are those of a single trial, whatever the batch size. For optimisers whose step size does not depend on
+        the gradient's scale (Adam) this matters: the synthesiser's target is B times larger, its steps are not.
+    continuous_time : bool
+        Weight every step's loss by dt: for losses that run along the whole trial.
+    population : str, optional
+        Read one population only; all by default.
+    seed : int or numpy.random.Generator
+        Weights start uniform in ±1/√N (the bias: sum of two such draws).
+
+    Attributes
+    ----------
+    phi : (M·N + M,) array
+        Weights and biases, flat; never changed in place.
+    """
+
+    def __init__(
+        self,
+        circuit: Circuit,
+        output_size: int,
+        loss: str | Loss = "squared_error",
+        *,
+        reduction: str = "mean",
+        continuous_time: bool = False,
+        population: str | None = None,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
+        self.output_size = positive_int("output_size", output_size)
+        self.loss, self._loss = loss, get_loss(loss)
+        if reduction not in ("mean", "sum"):
+            raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
+        self.reduction, self.continuous_time = reduction, continuous_time
+        self.columns = slice(0, circuit.rates)
+        if population is not None:
+            if not isinstance(population, str) or population not in circuit.sizes:
+                raise ValidationError(f"`population` must be one of {', '.join(circuit.sizes)}, got {population!r}")
+            self.columns = next(p.rate_slice for p in circuit.populations if p.name == population)
+        N = self.columns.stop - self.columns.start
+        self.layout = Layout({"weights": (self.output_size, N), "bias": (self.output_size,)})
+        rng = generator("seed", seed)
+        bound = 1 / np.sqrt(N)
+        phi = np.zeros(self.layout.size)
+        views = self.layout.views(phi)
+        views["weights"][...] = rng.uniform(-bound, bound, (self.output_size, N))
+        views["bias"][...] = rng.uniform(-bound, bound, (2, self.output_size)).sum(axis=0)
+        self.phi = phi
+
+    @property
+    def phi(self) -> Any:
+        """Weights and biases, flat."""
+        return self._phi
+
+    @phi.setter
+    def phi(self, value: Any) -> None:
+        value = self.circuit.own_array("phi", value)
+        if value.shape != (self.layout.size,):
+            raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {value.shape}")
+        self._phi, self._views = value, self.layout.views(value)
+
+    def output(self, rate: Any) -> Any:
+        """y of rates (…, N): (…, M)."""
+        return rate[..., self.columns] @ self._views["weights"].T + self._views["bias"]
+
+    def trial_weight(self, batch: int) -> float:
+        """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
+        weight = 1 / batch if self.reduction == "mean" else 1.0
+        return weight * self.circuit.model.dt if self.continuous_time else weight
+
+    def credit(
+        self, state: State, target: Any, weight: Any, feedback: Feedback | None = None
+    ) -> tuple[Any, Any, Any, Any]:
+        """Loss and immediate gradients at one step.
+
+        Parameters
+        ----------
+        state : State
+        target : (B, M) array or (B,) labels
+        weight : (B,) array
+            Weight of each trial's loss, 0 where none is due; includes `trial_weight`.
+        feedback : Feedback, optional
+            What the errors go back through in the place of W.
+
+        Returns
+        -------
+        loss : (B,) array
+            Weighted loss per trial.
+        c : (B, n) array
+            ∂L_t/∂s_t through this readout as it is now, or what `feedback` makes of it.
+        gradient : (|φ|,) array
+            ∂L_t/∂φ.
+        output : (B, M) array
+        """
+        xp = self.circuit.xp
+        y = self.output(state.rate)
+        loss, dy = self._loss(xp, y, target)
+        dy = dy * weight[:, None]
+        rate = state.rate[:, self.columns]
+        gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
+        dr = xp.zeros_like(state.rate)
+        W = self._views["weights"]
+        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
+        return loss * weight, self.circuit.rate_credit(state, dr), gradient, y

@@ -1,0 +1,1 @@
+"""Looking at what was learned: recordings, analysis, comparisons, figures."""

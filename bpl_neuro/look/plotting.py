@@ -1,0 +1,321 @@
+"""Plain plotting functions: data and Axes in, Axes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+
+from bpl_neuro.checks import real_array
+from bpl_neuro.errors import ValidationError
+from bpl_neuro.look.analysis import synapse_trace
+
+__all__ = [
+    "figure",
+    "plot_alignment",
+    "plot_comparison",
+    "plot_learning",
+    "plot_synapse",
+    "plot_trace",
+    "plot_traces",
+    "plot_weights",
+    "readable_log",
+    "save_figure",
+]
+
+#: Okabe–Ito: told apart by everyone
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+STYLE: dict[Any, Any] = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "legend.frameon": False, "figure.dpi": 120, "savefig.dpi": 150,
+}  # fmt: skip
+
+
+def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
+    """A figure in the house style and its axes (always a 2-D array), without a window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(layout="constrained", **keywords)
+        FigureCanvasAgg(fig)
+        return fig, fig.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(fig: Any, path: Any) -> None:
+    """Write a figure to a file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        fig.savefig(path)
+
+
+def readable_log(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis that spans little more than a decade; call it when all is drawn.
+
+    Parameters
+    ----------
+    axis : matplotlib Axis
+        ``ax.xaxis`` or ``ax.yaxis``.
+    """
+    low, high = sorted(axis.get_view_interval())
+    if high < 20 * low:
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
+
+
+def plot_alignment(
+    ax: Any, step: Sequence[float], curves: Mapping[str, np.ndarray], optimum: np.ndarray | None = None
+) -> Any:
+    """Cosine with the true gradient against step.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    step : (T,) sequence
+    curves : mapping of label to (seeds, T) array
+        Drawn as median with the range from the 25th to the 75th percentile.
+    optimum : (seeds, T) array, optional
+        The least-squares optimum, dashed.
+    """
+    _draw_curves(ax, step, curves)
+    if optimum is not None:
+        ax.plot(step, np.nanmedian(np.atleast_2d(optimum), axis=0), "k--", lw=1.2, label="least-squares optimum")
+    ax.axhline(0, color="grey", lw=0.8)
+    ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
+    _legend_beside(ax)
+    return ax
+
+
+def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
+    """The Dataset of `comparison.compare` or `PassiveRules.result`, in two panels.
+
+    Parameters
+    ----------
+    axes : two matplotlib Axes
+        Bars of the cosine with the true gradient, the ratio of the norms written beside. Then, from `compare`, the
+        cosine of the credit against step, for the rules that give a credit at several steps; from `PassiveRules` the
+        cosine against batch; where there is neither, bars of the ratio of the norms.
+    found : Dataset
+        Medians are drawn over a dimension ``seed``, means over ``batch``.
+    """
+    axes = list(np.asarray(axes, dtype=object).ravel())
+    if len(axes) != 2 or not isinstance(found, xr.Dataset) or "cosine" not in found:
+        raise ValidationError("`axes` must be two Axes, and `found` what `compare` or `PassiveRules.result` gave")
+    one = found.median("seed") if "seed" in found.dims else found
+    rules = [str(rule) for rule in one["rule"].values]
+    whole = one[["cosine", "norm_ratio"]].sel(parameter="psi")
+    means = whole.mean("batch") if "batch" in whole.dims else whole
+    credit = one.get("credit_cosine")
+    curves: dict[str, Any] = {}
+    if "batch" in whole.dims:
+        curves, x, xlabel = {r: whole["cosine"].sel(rule=r) for r in rules}, whole["batch"], "batch"
+    elif credit is not None:
+        curves = {r: credit.sel(rule=r) for r in rules if credit.sel(rule=r).notnull().sum() > 1}
+        x, xlabel = one["step"], "step"
+    looks = {rule: _look(k) for k, rule in enumerate(curves)}
+    colours = [looks[rule]["color"] if rule in looks else "0.6" for rule in rules]
+    y = np.arange(len(rules))[::-1]
+    axes[0].barh(y, means["cosine"].values, color=colours)
+    for row, ratio in zip(y, means["norm_ratio"].values, strict=True):
+        axes[0].text(1.03, row, f"{ratio:.2g} ×", va="center", fontsize=8)
+    axes[0].set(yticks=y, yticklabels=rules, xlim=(min(0, float(means["cosine"].min())) - 0.02, 1.02))
+    axes[0].set(xlabel="cosine with the true gradient")
+    if not curves:
+        axes[1].barh(y, means["norm_ratio"].values, color=colours)
+        axes[1].set(yticks=y, yticklabels=[], xlabel="norm, over that of the true gradient")
+        return axes
+    for k, (rule, values) in enumerate(curves.items()):  # drawn ever thinner: rules may give the same
+        width = 4 - 3 * k / max(len(curves) - 1, 1)
+        axes[1].plot(x, values, label=rule, lw=width, **looks[rule])
+    axes[1].axhline(0, color="grey", lw=0.6)
+    axes[1].set(
+        xlabel=xlabel, ylabel="cosine with the true gradient" if xlabel == "batch" else "cosine of c + κg and c + G"
+    )
+    axes[1].xaxis.get_major_locator().set_params(integer=True)
+    axes[1].legend(fontsize=8, framealpha=0.8)
+    return axes
+
+
+def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
+    """Learning curves: label → (seeds, points), drawn as median and quartiles."""
+    _draw_curves(ax, x, curves)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if np.issubdtype(np.asarray(x).dtype, np.integer):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(x) == 1:
+            ax.set_xlim(x[0] - 1, x[0] + 1)
+    if len(curves) > 1:
+        ax.legend(frameon=False)
+    return ax
+
+
+def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | None = None) -> Sequence[Any]:
+    """Five panels over one time axis for the Dataset of `analysis.synapse_trace`.
+
+    Parameters
+    ----------
+    axes : five matplotlib Axes
+    trace : Dataset
+    step_ms : float, optional
+        Milliseconds per step; without it the axis counts steps.
+    """
+    t = trace.step.values * (step_ms or 1)
+    a, j = trace.attrs["synapse"]
+    blue, orange, green, pink, red = COLOURS[:5]
+    axes[0].plot(t, trace.presynaptic, color=blue)
+    axes[0].set_ylabel(f"$z_{{{j}}}$")
+    axes[0].set_title(
+        f"synapse {j} → output {a}   (γ = {trace.attrs['gamma']:g}, λ = {trace.attrs['lam']:g})", loc="left"
+    )
+    axes[1].plot(t, trace.own, color=orange, label=f"own unit, $e[{a},{a},{j}]$")
+    axes[1].plot(t, trace.norm, color=green, label=r"norm over units, $\|e\|$")
+    axes[1].plot(t, trace.local, "--", color=pink, label="local trace")
+    axes[1].set_ylabel("trace")
+    axes[1].legend(fontsize=8, framealpha=0.8)
+    axes[2].plot(t, trace.delta, color=red)
+    axes[2].set_ylabel(rf"$\delta_{{{a}}}$")
+    axes[3].plot(t, trace["product"], color=blue)
+    axes[3].set_ylabel(r"$\sum_i \delta_i e_i$")
+    axes[4].plot(t, trace["cumulative"], color="black", label=r"$\Delta\theta/\alpha$ so far")
+    axes[4].plot(t[-1], trace.attrs["forward_view"], "*", ms=13, color=red, label="forward view", clip_on=False)
+    axes[4].set_ylabel(r"$\Delta\theta/\alpha$")
+    axes[4].legend(fontsize=8, framealpha=0.8)
+    axes[4].set_xlabel("time (ms)" if step_ms else "step")
+    margin = 0.03 * (t[-1] - t[0])
+    for ax in axes:
+        ax.axhline(0, color="grey", lw=0.6)
+        ax.set_xlim(t[0] - margin, t[-1] + margin)
+    for ax in axes[:-1]:
+        ax.tick_params(labelbottom=False)
+    return axes
+
+
+def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
+    """What was recorded of several units, neurons or synapses over the steps of one trial, one line each.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    recorded : DataArray
+        A quantity of a recording with the dimension ``step`` and one of ``unit``, ``neuron``, ``synapse``, as in
+        ``xr.open_zarr(path)["g"].sel(batch=36, trial=0)``. The axis is in ms where the recording has times. Up to 28
+        lines are named.
+
+    Raises
+    ------
+    ValidationError
+        For other dimensions; says how to choose.
+    """
+    if not isinstance(recorded, xr.DataArray):
+        raise ValidationError(f"`recorded` must be a DataArray of a recording, got {type(recorded).__name__}")
+    over = [dim for dim in recorded.dims if dim != "step"]
+    if "step" not in recorded.dims or len(over) > 1 or (over and over[0] not in ("unit", "neuron", "synapse")):
+        raise ValidationError(
+            "`recorded` must have the dimension step and one of unit, neuron, synapse; got "
+            f"{', '.join(map(str, recorded.dims))}. Choose one of the others, like recorded.sel(batch=1, trial=0)"
+        )
+    timed = "time" in recorded.coords
+    x = recorded["time"].values * 1e3 if timed else recorded["step"].values
+    lines = recorded.transpose("step", *over).values.reshape(len(x), -1)
+    for k, line in enumerate(lines.T):
+        label = _name_of(recorded.isel({over[0]: k}), str(over[0])) if over else None
+        ax.plot(x, line, label=label, **_look(k))
+    unit = recorded.attrs.get("units", "1")
+    ax.set(xlabel="time (ms)" if timed else "step", ylabel=f"{recorded.name}" + ("" if unit == "1" else f" ({unit})"))
+    ax.axhline(0, color="grey", lw=0.6)
+    if over and len(lines.T) <= 28:
+        _legend_beside(ax)
+    return ax
+
+
+def _name_of(one: xr.DataArray, dim: str) -> str:
+    """A unit, neuron or synapse in words."""
+    coords = {str(key): value.item() for key, value in one.coords.items() if value.ndim == 0}
+    if dim == "synapse":
+        return f"{coords['synapse_input']} → {coords['synapse_output']}"
+    if dim == "unit":
+        return f"{coords['unit_population']} {coords['unit_neuron']}, {coords['unit_state']}"
+    return f"{coords['neuron_population']} {coords['neuron_number']}"
+
+
+def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre", post: str = "post") -> Any:
+    """A weight matrix [post, pre] as an image: red excites, blue inhibits, white is 0.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    weights : (N_post, N_pre) array
+        Of one input, like ``circuit.weights["exc->exc"][0]``, or θ.
+    exists : array of the same shape, optional
+        Where it is 0 there is no synapse: drawn grey.
+    pre, post : str
+        What the axes are called.
+
+    Raises
+    ------
+    ValidationError
+        If `weights` is not a matrix of finite numbers.
+    """
+    weights = real_array("weights", weights).astype(float)
+    if exists is not None and (exists := real_array("exists", exists)).shape != weights.shape:
+        raise ValidationError(f"`exists` must have the shape of `weights`, {weights.shape}, got {exists.shape}")
+    if weights.ndim == 2 and not np.isfinite(weights).all():
+        raise ValidationError("`weights` must be finite")
+    if weights.ndim != 2:
+        raise ValidationError(
+            f"`weights` must be a matrix [post, pre], got shape {weights.shape}; a projection holds one for "
+            'each input of its neurons: circuit.weights["a->b"][0]'
+        )
+    shown = np.ma.array(weights, mask=np.zeros(weights.shape, bool) if exists is None else np.asarray(exists) == 0)
+    largest = float(np.abs(weights).max(initial=0)) or 1.0
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.85")
+    image = ax.imshow(shown, cmap=colours, vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
+    ax.grid(False)
+    ax.set(xlabel=pre, ylabel=post)
+    ax.figure.colorbar(image, ax=ax, label="weight")
+    return ax
+
+
+def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:
+    """Median over seeds, with quartiles where there are several."""
+    if not isinstance(curves, Mapping):
+        raise ValidationError(f"`curves` must be a mapping of label to values, got {type(curves).__name__}")
+    for k, (label, values) in enumerate(curves.items()):
+        values = np.atleast_2d(values)
+        if values.shape[1] != len(x):
+            raise ValidationError(f"curves[{label!r}] has {values.shape[1]} points, `x` {len(x)}")
+        look = _look(k)
+        marker = {"marker": "o", "ms": 3.5} if len(x) <= 50 else {}
+        ax.plot(x, np.nanmedian(values, axis=0), label=label, **look, **marker)
+        if len(values) > 1:
+            low, high = np.nanpercentile(values, [25, 75], axis=0)
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+
+
+def _look(k: int) -> dict[str, Any]:
+    """Colour and line style of the k-th of many lines."""
+    styles = ("-", "--", "-.", ":")
+    return {"color": COLOURS[k % len(COLOURS)], "ls": styles[k // len(COLOURS) % len(styles)]}
+
+
+def _legend_beside(ax: Any) -> None:
+    """The curves fill the panel; their names stand to the right of it."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def plot_trace(*arguments: Any, **keywords: Any) -> Any:
+    """A whole figure of one synapse's trace: `analysis.synapse_trace` of the same arguments, drawn by `plot_synapse`.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    trace = synapse_trace(*arguments, **keywords)
+    fig, axes = figure(5, 1, figsize=(7, 8))
+    plot_synapse(axes[:, 0], trace)
+    return fig

@@ -1,0 +1,1 @@
+"""From text to mathematics: model files, equations, their derivatives and program text."""

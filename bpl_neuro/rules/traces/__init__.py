@@ -1,0 +1,1 @@
+"""Ways to hold an eligibility trace."""

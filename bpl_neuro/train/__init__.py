@@ -1,0 +1,1 @@
+"""Learning: the loop over a batch, optimisers, epochs, checkpoints and interventions."""
