@@ -38,10 +38,10 @@ def get_backend(name: Any) -> Backend:
     if name == "auto":
         log = logging.getLogger("bpl_neuro")
         try:
-            found = CupyBackend()
+            backend = CupyBackend()
         except BackendError as error:
             log.info("backend: numpy (%s)", error)
             return get_backend("numpy")
         log.info("backend: cupy")
-        return found
+        return backend
     raise BackendError(f'`backend` must be "numpy", "cupy" or "auto", got {name!r}')

@@ -1,4 +1,4 @@
-"""CUDA source text: kernels.cu, and after it a kernel generated from expressions or from the shape of a model.
+"""CUDA source text: kernels.cu, the table of functions, and after them a kernel made from expressions or a shape.
 
 Text only: nothing here needs CUDA. A kernel takes each array as a pointer and its strides, and each number as it is.
 """
@@ -13,19 +13,23 @@ from pathlib import Path
 import sympy as sp
 
 from bpl_neuro.model.codegen import Dialect, emit, reduced
-from bpl_neuro.model.functions import ARRAY_FUNCTIONS
+from bpl_neuro.model.functions import FUNCTIONS
 
 __all__ = ["COMMON", "elementwise_source", "local_pass_source"]
 
-#: helpers and fixed kernels; every generated kernel is appended to it
-COMMON = Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8")
+#: fixed kernels, and what a model's text may call; every generated kernel is appended to it
+COMMON = "\n".join(
+    [
+        Path(__file__).with_name("kernels.cu").read_text(encoding="utf-8"),
+        *(function.device_code for function in FUNCTIONS.values()),
+    ]
+)
 
 
 CUDA = Dialect(
     number=lambda value: f"REAL({float(value)!r})",
     infinity="REAL(1.0 / 0.0)",
-    call=lambda head: f"bpl_{head}" if head in ARRAY_FUNCTIONS else head,  # C++ has the names of SymPy
-    root="sqrt",
+    call=lambda name: f"bpl_{name}",
     power=lambda base, power: f"pow({base}, {power})",
 )
 

@@ -72,6 +72,10 @@ class CupyBackend:
         """A NumPy array with the same values."""
         return self.xp.asnumpy(array)
 
+    def read_only(self, array: Any) -> Any:
+        """The array itself: CuPy has no read-only views."""
+        return array
+
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated on the device: free there, or held by CuPy's pool and unused."""
         return int(self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes())
@@ -103,12 +107,12 @@ class CupyBackend:
         """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""
         size = target.shape
         if _has_axes(slope):
-            given = [*self.pointer(slope, size[:2]), target.dtype.type(0)]
+            slope_arguments = [*self.pointer(slope, size[:2]), target.dtype.type(0)]
         else:
-            given = [np.uintp(0), np.int64(0), np.int64(0), target.dtype.type(slope)]
+            slope_arguments = [np.uintp(0), np.int64(0), np.int64(0), target.dtype.type(slope)]
         where = (size[0], size[2])
         self.launch("add_outer", COMMON, target, target.size, [
-            *map(np.int64, size), *self.pointer(target, size), *given, *self.pointer(z, where),
+            *map(np.int64, size), *self.pointer(target, size), *slope_arguments, *self.pointer(z, where),
         ])  # fmt: skip
 
     def local_pass(
@@ -126,20 +130,24 @@ class CupyBackend:
         S, B, N, P, m = e.shape
         entries = [tuple((*key, _has_axes(value)) for key, value in part.items()) for part in (F, G)]
         source = local_pass_source("local_pass", S, P, *entries, late is not None, now is not None)
-        given = [*map(np.int64, (B, N, m)), *self.pointer(e, e.shape)[:4], *self.pointer(z, (B, m))]
+        arguments = [*map(np.int64, (B, N, m)), *self.pointer(e, e.shape)[:4], *self.pointer(z, (B, m))]
         for entry in (*F.values(), *G.values(), *(late or ()), *(now or ())):
-            given += self.pointer(entry, (B, N)) if _has_axes(entry) else [e.dtype.type(entry)]
+            arguments += self.pointer(entry, (B, N)) if _has_axes(entry) else [e.dtype.type(entry)]
         if late is not None or now is not None:
-            given += self.pointer(out, (P, N, m))
-        self.launch("local_pass", source, e, N * m, given)
+            arguments += self.pointer(out, (P, N, m))
+        self.launch("local_pass", source, e, N * m, arguments)
+
+    def trace_sum(self, e: Any, signal: Sequence[Any], out: Any) -> None:
+        """Σ_B Σ_l signal_l e_l; e stays."""
+        self.local_pass(e, {}, {}, e[0, :, 0, 0], out, now=signal)  # the kernel wants some z, and makes nothing of it
 
     def adam(
-        self, parameter: Any, gradient: Any, m: Any, v: Any, *,
+        self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
         rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
         """New parameter and moments, in one pass."""
         # in C order, as the kernel goes through them, whatever the order of the arguments
-        new = tuple(self.xp.empty(parameter.shape, parameter.dtype) for _ in range(3))
+        new = out or tuple(self.xp.empty(parameter.shape, parameter.dtype) for _ in range(3))
         real = parameter.dtype.type
         arrays = [self.xp.ascontiguousarray(a) for a in (parameter, gradient, m, v)]
         numbers = map(real, (rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon))
@@ -168,10 +176,10 @@ class CupyBackend:
             raise BackendError(f"a kernel was given a {type(array).__name__} of the host in the place of a CuPy array")
         missing = len(shape) - array.ndim
         strides = [0] * missing + [
-            0 if own == 1 and wanted != 1 else stride // array.itemsize
-            for own, wanted, stride in zip(array.shape, shape[missing:], array.strides, strict=True)
+            0 if size == 1 and wanted != 1 else stride // array.itemsize
+            for size, wanted, stride in zip(array.shape, shape[missing:], array.strides, strict=True)
         ]
-        if any(own not in (1, wanted) for own, wanted in zip(array.shape, shape[missing:], strict=True)):
+        if any(size not in (1, wanted) for size, wanted in zip(array.shape, shape[missing:], strict=True)):
             raise BackendError(f"a kernel over {tuple(shape)} was given an array of shape {array.shape}")
         return [array, *map(np.int64, strides)]
 
@@ -188,36 +196,36 @@ class _Elementwise:
         self._made: dict[tuple[bool, ...], tuple[list[int], str, Callable[..., tuple[Any, ...]]]] = {}
 
     def __call__(self, *groups: Sequence[Any], out: Sequence[Any] = ()) -> tuple[Any, ...]:
-        given: list[Any] = [  # a group that no result needs may be left empty
+        inputs: list[Any] = [  # a group that no result needs may be left empty
             values[j] if j < len(values) else 0.0
             for symbols, values in zip(self.groups, groups, strict=True)
             for j in range(len(symbols))
         ]
-        arrays = tuple(_has_axes(value) for value in given)
+        arrays = tuple(_has_axes(value) for value in inputs)
         if arrays not in self._made:
             self._made[arrays] = self._compile(arrays)
         computed, source, on_host = self._made[arrays]
-        found: list[Any] = [None] * len(self.results)
-        numbers = iter(on_host([0.0 if array else value for array, value in zip(arrays, given, strict=True)]))
-        for k in range(len(found)):
+        outputs: list[Any] = [None] * len(self.results)
+        numbers = iter(on_host([0.0 if array else value for array, value in zip(arrays, inputs, strict=True)]))
+        for k in range(len(outputs)):
             if k not in computed:
-                found[k] = next(numbers)
+                outputs[k] = next(numbers)
                 if k < len(out):
-                    out[k][...] = found[k]
+                    out[k][...] = outputs[k]
         if computed:
-            xp, like = self.backend.xp, next(value for value, array in zip(given, arrays, strict=True) if array)
-            shape = np.broadcast_shapes(*(value.shape for value, array in zip(given, arrays, strict=True) if array))
+            xp, like = self.backend.xp, next(value for value, array in zip(inputs, arrays, strict=True) if array)
+            shape = np.broadcast_shapes(*(value.shape for value, array in zip(inputs, arrays, strict=True) if array))
             rows, columns = (1, *shape)[-2:]
             arguments = [np.int64(rows), np.int64(columns)]
-            for value, array in zip(given, arrays, strict=True):
+            for value, array in zip(inputs, arrays, strict=True):
                 arguments += self.backend.pointer(value, (rows, columns)) if array else [like.dtype.type(value)]
             made = xp.empty((sum(k >= len(out) for k in computed), *shape), like.dtype)
             fresh = iter(made)
             for k in computed:
-                found[k] = out[k] if k < len(out) else next(fresh)
-                arguments += self.backend.pointer(found[k], (rows, columns))
+                outputs[k] = out[k] if k < len(out) else next(fresh)
+                arguments += self.backend.pointer(outputs[k], (rows, columns))
             self.backend.launch(self.name, source, like, rows * columns, arguments)
-        return tuple(found)
+        return tuple(outputs)
 
     def _compile(self, arrays: tuple[bool, ...]) -> tuple[list[int], str, Callable[..., tuple[Any, ...]]]:
         """Which results depend on an array, the kernel that computes them, and a function for the others."""

@@ -1,4 +1,4 @@
-// What every generated kernel may call, and the two kernels that do not depend on a model.
+// What every generated kernel starts from, and the two kernels that do not depend on a model.
 //
 // REAL is float or double (-DREAL=…). No shared memory, no __syncthreads, no warp intrinsics, no atomics: each thread
 // writes what is its own, so results do not depend on the order of threads, and the same text runs on a CPU for tests.
@@ -8,27 +8,6 @@ typedef long long index_t;
 
 #define EACH(q, size)                                                                                       \
     for (index_t q = (index_t)blockIdx.x * blockDim.x + threadIdx.x; q < (size); q += (index_t)gridDim.x * blockDim.x)
-
-__device__ inline REAL bpl_sign(REAL x) { return REAL((x > 0) - (x < 0)); }
-__device__ inline REAL bpl_absolute(REAL x) { return fabs(x); }
-__device__ inline REAL bpl_between(REAL x, REAL a, REAL b) { return REAL(x > a && x < b); }
-__device__ inline REAL bpl_above(REAL x, REAL a) { return REAL(x >= a); }
-__device__ inline REAL bpl_clip(REAL x, REAL a, REAL b) { x = x < a ? a : x; return x > b ? b : x; }
-__device__ inline REAL bpl_sigmoid(REAL x) { return REAL(0.5) * tanh(REAL(0.5) * x) + REAL(0.5); }
-__device__ inline REAL bpl_softplus(REAL x) { return (x > 0 ? x : REAL(0)) + log1p(exp(-fabs(x))); }
-__device__ inline REAL bpl_expm1(REAL x) { return expm1(x); }
-__device__ inline REAL bpl_log1p(REAL x) { return log1p(x); }
-
-__device__ inline REAL bpl_exprel(REAL x) {
-    return fabs(x) < REAL(1e-5) ? 1 + x / 2 : expm1(x) / x;
-}
-
-__device__ inline REAL bpl_exprel_slope(REAL x) {
-    if (fabs(x) < REAL(1e-2))
-        return REAL(0.5)
-            + x * (REAL(1) / 3 + x * (REAL(1) / 8 + x * (REAL(1) / 30 + x * (REAL(1) / 144 + x / 840))));
-    return (x * exp(x) - expm1(x)) / (x * x);
-}
 
 // target[b, a, j] += slope[b, a] z[b, j]; without `slope` it is the number `factor`.
 extern "C" __global__ void add_outer(

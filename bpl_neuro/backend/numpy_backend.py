@@ -57,6 +57,12 @@ class NumpyBackend:
         """A NumPy array with the same values."""
         return np.asarray(array)
 
+    def read_only(self, array: Any) -> Any:
+        """The same numbers, in a view that refuses to be written to."""
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated; None where the operating system takes care of it."""
         return None
@@ -132,14 +138,32 @@ class NumpyBackend:
                 if now is not None:
                     _sum(block, now, cut, out, first=b == 0 and late is None)
 
+    def trace_sum(self, e: Any, signal: Sequence[Any], out: Any) -> None:
+        """out (P, N, m) = Σ_B Σ_l signal_l e_l of traces (S, B, N, P, m), as `local_pass` does it; e stays."""
+        self.local_pass(e, {}, {}, None, out, now=signal)
+
     def adam(
-        self, parameter: Any, gradient: Any, m: Any, v: Any, *,
+        self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
         rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
-        """New parameter and moments: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε)."""
-        m = beta1 * m + (1 - beta1) * gradient
-        v = beta2 * v + (1 - beta2) * gradient * gradient
-        return parameter - rate * m / (np.sqrt(v / correction2) + epsilon), m, v
+        """New parameter and moments: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε).
+
+        They are written into the arrays of `out`, if there are any, which must be none of the others.
+        """
+        new, new_m, new_v = out or (np.empty_like(parameter), np.empty_like(m), np.empty_like(v))
+        part = (1 - beta1) * gradient
+        np.multiply(m, beta1, out=new_m)
+        new_m += part
+        np.multiply(gradient, 1 - beta2, out=part)
+        part *= gradient
+        np.multiply(v, beta2, out=new_v)
+        new_v += part
+        np.divide(new_v, correction2, out=part)
+        np.sqrt(part, out=part)
+        part += epsilon
+        np.multiply(new_m, rate, out=new)
+        new /= part
+        return np.subtract(parameter, new, out=new), new_m, new_v
 
 
 @functools.cache
@@ -197,16 +221,16 @@ def _make_row(block: Any, old: Any, k: int, factors: Mapping[int, Any], cut: Cut
 
 def _sum(block: Any, signal: Sequence[Any], cut: Cut, out: Any, first: bool) -> None:
     """out (P, N, m) += Σ_B Σ_l signal_l e_l over some neurons and trials, in place; = for the first."""
-    own = out[:, cut[1]]
+    rows = out[:, cut[1]]
     for e, v in zip(block, signal, strict=True):
         if len(e) == 1 and first:
-            np.multiply(e[0].transpose(1, 0, 2), v[cut].T, out=own)
+            np.multiply(e[0].transpose(1, 0, 2), v[cut].T, out=rows)
         elif len(e) == 1:
-            own += e[0].transpose(1, 0, 2) * v[cut].T
+            rows += e[0].transpose(1, 0, 2) * v[cut].T
         elif first:
-            np.einsum("bi,bipj->pij", v[cut], e, out=own)
+            np.einsum("bi,bipj->pij", v[cut], e, out=rows)
         else:
-            own += np.einsum("bi,bipj->pij", v[cut], e)
+            rows += np.einsum("bi,bipj->pij", v[cut], e)
         first = False
 
 

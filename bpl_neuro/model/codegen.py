@@ -1,8 +1,8 @@
 """Symbolic expressions to program text: array functions in Python, and the same in another language by its `Dialect`.
 
 The text is generated only from SymPy trees that `equations` built from a checked text, every symbol is renamed, and the
-only names it can reach are functions listed here and in `functions.ARRAY_FUNCTIONS`. It stays on an array function as
-``.source``, for whoever wants to read it.
+only names it can reach are those of the table of functions. It stays on an array function as ``.source``, for whoever
+wants to read it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,10 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from bpl_neuro.model.functions import ARRAY_FUNCTIONS, TOGETHER
+from bpl_neuro.model.array_forms import as_number
+from bpl_neuro.model.functions import FUNCTIONS, HEADS, where
 
-__all__ = ["PYTHON", "XP_NAMES", "Dialect", "array_function", "emit", "reduced"]
-
-#: SymPy function name → array namespace name
-XP_NAMES = {
-    "exp": "exp", "log": "log", "sin": "sin", "cos": "cos", "tan": "tan", "asin": "arcsin", "acos": "arccos",
-    "atan": "arctan", "sinh": "sinh", "cosh": "cosh", "tanh": "tanh", "expm1": "expm1", "log1p": "log1p",
-}  # fmt: skip
+__all__ = ["PYTHON", "Dialect", "array_function", "emit", "reduced"]
 
 
 @dataclass(frozen=True)
@@ -36,24 +31,20 @@ class Dialect:
     number : callable float or int → str
     infinity : str
     call : callable str → str
-        The name of a function, by its SymPy name.
-    root : str
-        The name of the square root.
+        The name of a function, by its name in the table.
     power : callable (str, str) → str
     """
 
     number: Callable[[float], str]
     infinity: str
     call: Callable[[str], str]
-    root: str
     power: Callable[[str, str], str]
 
 
 PYTHON = Dialect(
     number=lambda value: f"({value!r})" if value < 0 else repr(value),
     infinity="inf",
-    call=lambda head: f"f_{head}" if head in ARRAY_FUNCTIONS else f"x_{XP_NAMES[head]}",
-    root="x_sqrt",
+    call=lambda name: f"f_{name}",
     power=lambda base, power: f"({base} ** {power})",
 )
 
@@ -83,25 +74,34 @@ def array_function(
     first : int, optional
         Return the first results only, computed as they would be for all: the same bits, without the work for the rest.
     """
+    return _array_function(name, tuple(map(tuple, arguments)), tuple(results), xp, first)
+
+
+@functools.lru_cache(maxsize=256)
+def _array_function(
+    name: str, arguments: tuple[tuple[sp.Symbol, ...], ...], results: tuple[sp.Expr, ...], xp: Any, first: int | None
+) -> Callable[..., tuple[Any, ...]]:
+    """`array_function`, compiled once for each text: what it gives holds no state."""
     names = {symbol: f"a{k}_{j}" for k, group in enumerate(arguments) for j, symbol in enumerate(group)}
     shared, wanted, used = reduced(results, first)
     lines = [f"def {name}({', '.join(f'group{k}' for k in range(len(arguments)))}):"]
     for k, group in enumerate(arguments):
         lines += [f"    {names[s]} = group{k}[{j}]" for j, s in enumerate(group) if s in used]
     names |= {symbol: str(symbol) for symbol, _ in shared}
-    for symbols, expr in _together(shared, arguments):
-        called = emit(expr[0], names) if len(expr) == 1 else _emit_together(expr, names)
+    for symbols, exprs in _together(shared, arguments):
+        called = emit(exprs[0], names) if len(exprs) == 1 else _emit_together(exprs, names)
         lines.append(f"    {', '.join(names[s] for s in symbols)} = {called}")
     lines.append(f"    return ({''.join(emit(e, names) + ', ' for e in wanted)})")
     source = "\n".join(lines) + "\n"
     space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
-    space |= {f"f_{key}": _bind(function, xp) for key, function in ARRAY_FUNCTIONS.items()}
-    space |= {f"all_{key}": functools.partial(function, xp) for key, function in TOGETHER.items()}
-    space |= {f"x_{key}": _plain(getattr(xp, key)) for key in ("sqrt", *XP_NAMES.values())}
+    for key, function in FUNCTIONS.items():
+        space[f"f_{key}"] = _plain(function.of(xp))
+        if function.together:
+            space[f"all_{key}"] = functools.partial(function.together, xp)
     exec(compile(source, f"<generated {name}>", "exec"), space)
-    function = space[name]
-    function.source = source
-    return function
+    made = _quiet(space[name]) if any(e.has(where) for e in results) else space[name]
+    made.source = source
+    return made
 
 
 def reduced(
@@ -119,43 +119,67 @@ def reduced(
 
 @functools.lru_cache(maxsize=64)
 def _common(results: tuple[sp.Expr, ...]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
-    """SymPy's search for common subexpressions: most of the time that compiling takes, for each text once."""
+    """SymPy's search for common subexpressions: most of the time that compiling takes, for each text once.
+
+    Calls that are cheaper together become subexpressions of their own, so that `_together` finds them.
+    """
     temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
-    return sp.cse(list(results), symbols=temporaries, order="none")
+    shared, wanted = sp.cse(list(results), symbols=temporaries, order="none")
+    ordered: list[tuple[sp.Symbol, sp.Expr]] = []
+
+    def taken_out(expr: sp.Expr) -> sp.Expr:
+        calls = sorted((e for e in expr.atoms(sp.Function) if _is_together(e) and e != expr), key=str)
+        names = {call: next(temporaries) for call in calls}
+        ordered.extend((name, call) for call, name in names.items())
+        return expr.xreplace(names)
+
+    for symbol, expr in shared:
+        rest = taken_out(expr)
+        ordered.append((symbol, rest))
+    return ordered, [taken_out(expr) for expr in wanted]
+
+
+def _is_together(e: sp.Expr) -> bool:
+    """Whether a call is one that may be made together with others: of a name, not of something to compute first."""
+    function = HEADS.get(type(e).__name__)
+    return function is not None and function.together is not None and e.args[0].is_Symbol
 
 
 def _together(
     shared: Sequence[tuple[sp.Symbol, sp.Expr]], arguments: Sequence[Sequence[sp.Symbol]]
 ) -> list[tuple[list[sp.Symbol], list[sp.Expr]]]:
-    """The assignments in order, with calls of a `TOGETHER` function on arguments of one group made at once."""
+    """The assignments in order, with calls on arguments of one group, or on the same value, made at once."""
     group_of = {symbol: k for k, group in enumerate(arguments) for symbol in group}
-    found: dict[Any, tuple[list[sp.Symbol], list[sp.Expr]]] = {}
+    calls: dict[Any, tuple[list[sp.Symbol], list[sp.Expr]]] = {}
     for symbol, expr in shared:
         key: Any = symbol
-        if type(expr).__name__ in TOGETHER and expr.args[0] in group_of:
-            key = (type(expr).__name__, group_of[expr.args[0]])
-        symbols, exprs = found.setdefault(key, ([], []))
+        if _is_together(expr):
+            key = (HEADS[type(expr).__name__].together, group_of.get(expr.args[0], expr.args[0]))
+        symbols, exprs = calls.setdefault(key, ([], []))
         symbols.append(symbol)
         exprs.append(expr)
-    return list(found.values())
+    return list(calls.values())
 
 
 def _emit_together(calls: Sequence[sp.Expr], names: Mapping[sp.Symbol, str]) -> str:
-    return f"all_{type(calls[0]).__name__}({', '.join(names[call.args[0]] for call in calls)})"
+    distinct = list(dict.fromkeys(call.args[0] for call in calls))
+    wanted = tuple((HEADS[type(call).__name__].name, distinct.index(call.args[0])) for call in calls)
+    return f"all_{wanted[0][0]}({wanted!r}, [{', '.join(names[symbol] for symbol in distinct)}])"
 
 
-def _bind(function: Callable[..., Any], xp: Any) -> Callable[..., Any]:
-    return _plain(lambda *arguments: function(xp, *arguments))
+def _quiet(function: Callable[..., Any]) -> Any:
+    """Without NumPy's warnings: the branch of a `where` that is not taken may be infinite, or no number."""
+
+    def call(*groups: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*groups)
+
+    return call
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, but a scalar comes back as a Python float: a NumPy one would widen float32 arrays."""
-
-    def call(*arguments: Any) -> Any:
-        value = function(*arguments)
-        return float(value) if isinstance(value, np.generic) else value
-
-    return call
+    """The same function, but a scalar comes back as a Python float."""
+    return lambda *arguments: as_number(function(*arguments))
 
 
 def emit(expr: sp.Expr, names: Mapping[sp.Symbol, str], to: Dialect = PYTHON) -> str:
@@ -174,7 +198,7 @@ def emit(expr: sp.Expr, names: Mapping[sp.Symbol, str], to: Dialect = PYTHON) ->
         return _emit_product(expr, names, to)
     if isinstance(expr, sp.Pow):
         return _emit_power(expr, names, to)
-    return f"{to.call(type(expr).__name__)}({', '.join(emit(a, names, to) for a in expr.args)})"
+    return f"{to.call(HEADS[type(expr).__name__].name)}({', '.join(emit(a, names, to) for a in expr.args)})"
 
 
 def _emit_sum(expr: sp.Add, names: Mapping[sp.Symbol, str], to: Dialect) -> str:
@@ -204,7 +228,7 @@ def _emit_product(expr: sp.Mul, names: Mapping[sp.Symbol, str], to: Dialect) -> 
 def _emit_power(expr: sp.Pow, names: Mapping[sp.Symbol, str], to: Dialect) -> str:
     base, power = expr.args
     if power == sp.Rational(1, 2):
-        return f"{to.root}({emit(base, names, to)})"
+        return f"{to.call('sqrt')}({emit(base, names, to)})"
     if power.is_number and power.is_negative:
         return f"({to.number(1)} / {emit(base ** (-power), names, to)})"
     if power.is_Integer and base.is_Symbol and power <= 4:

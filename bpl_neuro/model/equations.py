@@ -8,6 +8,7 @@ D = ∂R/∂s of the *discrete* map. Everything downstream differentiates nothin
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import textwrap
 import warnings
@@ -18,9 +19,11 @@ from typing import Any
 import sympy as sp
 
 from bpl_neuro.errors import ModelError
+from bpl_neuro.model.derivative import derivative
 from bpl_neuro.model.expressions import DT, ExpressionReader, is_noise, reason, symbol
-from bpl_neuro.model.functions import exprel, stabilise
+from bpl_neuro.model.functions import FLAT, exprel, written_functions
 from bpl_neuro.model.quantities import brian2_parts, check_text, parse_expression
+from bpl_neuro.model.stable import stabilise
 
 __all__ = ["METHODS", "NeuronEquations", "read_equations"]
 
@@ -42,7 +45,9 @@ class NeuronEquations:
     rate : Expr
         R(s) (or, for a population without states, a function of its inputs).
     dimensions : dict
-        Brian2 dimensions of every name, and of the rate under ``"rate"``.
+        Brian2 dimensions of every name.
+    rate_dimensions : Dimension
+        Brian2 dimensions of what is sent.
     system : (Matrix M, tuple b) or None
         With ``method="exact"`` and coupled states: ds/dt = M s + b(u); F then uses the symbols `exact_symbols`,
         which stand for expm(M dt) and its integral.
@@ -59,6 +64,7 @@ class NeuronEquations:
     update: tuple[sp.Expr, ...]
     rate: sp.Expr
     dimensions: Mapping[str, Any] = field(repr=False)
+    rate_dimensions: Any = field(repr=False)
     system: sp.Matrix | None = None
     noise: tuple[tuple[sp.Expr, ...], ...] = ()
     delays: int = 0
@@ -73,30 +79,37 @@ class NeuronEquations:
 
     def derivatives(self) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
         """A[k, l] = ∂F_k/∂s_l, C[k, p] = ∂F_k/∂u_p and D[l] = ∂R/∂s_l, without the entries that are 0."""
-        states, inputs, _ = self.symbols
-        A = {(k, j): f.diff(s) for k, f in enumerate(self.update) for j, s in enumerate(states)}
-        C = {(k, p): f.diff(u) for k, f in enumerate(self.update) for p, u in enumerate(inputs)}
-        D = {j: self.rate.diff(s) for j, s in enumerate(states)}
-        return _nonzero(A), _nonzero(C), _nonzero(D)
+        return _derivatives(*self.symbols[:2], self.update, self.rate)
 
     def with_delay_line(self, steps: int) -> NeuronEquations:
         """The same neuron carrying its last rates: a transmission delay is exact with no new theory."""
-        names = tuple(f"delay_{k + 1}" for k in range(steps))
+        names = tuple(f"_delay_{k + 1}" for k in range(steps))  # as no name in a text begins
         line = (self.rate, *map(symbol, names[:-1])) if steps else ()
-        noise = self.noise and self.noise + ((sp.Integer(0),) * len(self.noise[0]),) * steps
-        dimensions = {**self.dimensions, **dict.fromkeys(names, self.dimensions["rate"])}
+        noise_scale = self.noise and self.noise + ((sp.Integer(0),) * len(self.noise[0]),) * steps
+        dimensions = {**self.dimensions, **dict.fromkeys(names, self.rate_dimensions)}
         return replace(
             self,
             states=self.states + names,
             update=self.update + line,
-            noise=noise,
+            noise=noise_scale,
             delays=steps,
             dimensions=dimensions,
         )
 
     def rate_slope(self) -> sp.Expr:
         """∂R/∂u of a population without states (a synthesiser unit), which has one input."""
-        return self.rate.diff(symbol(self.inputs[0]))
+        return derivative(self.rate, symbol(self.inputs[0]))
+
+
+@functools.lru_cache(maxsize=64)
+def _derivatives(
+    states: tuple[sp.Symbol, ...], inputs: tuple[sp.Symbol, ...], update: tuple[sp.Expr, ...], rate: sp.Expr
+) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
+    """`NeuronEquations.derivatives`, for each text once."""
+    A = {(k, j): derivative(f, s) for k, f in enumerate(update) for j, s in enumerate(states)}
+    C = {(k, p): derivative(f, u) for k, f in enumerate(update) for p, u in enumerate(inputs)}
+    D = {j: derivative(rate, s) for j, s in enumerate(states)}
+    return _nonzero(A), _nonzero(C), _nonzero(D)
 
 
 def _nonzero(entries: dict[Any, sp.Expr]) -> dict[Any, sp.Expr]:
@@ -168,7 +181,7 @@ def read_equations(
     }
     subexpressions = _resolve({n: bodies[n] for n in kinds["subexpression"]}, where)
 
-    noise: tuple[tuple[sp.Expr, ...], ...] = ()
+    noise_scale: tuple[tuple[sp.Expr, ...], ...] = ()
     if update is not None:
         if differential:
             raise ModelError(f"{where}: give either differential equations or `update`, not both")
@@ -187,7 +200,7 @@ def read_equations(
     else:
         states = tuple(differential)
         slopes = [bodies[name].subs(subexpressions, simultaneous=True) for name in states]
-        slopes, noise = _split_noise(slopes, states, inputs, method or "euler", where)
+        slopes, noise_scale = _split_noise(slopes, states, inputs, method or "euler", where)
         new, system = _integrate(states, slopes, inputs, method or "euler", where)
     _check_memory(states, stateless, where)
     if rate not in equations:
@@ -203,9 +216,12 @@ def read_equations(
         )
     if not stateless and not rate_expr.free_symbols & set(map(symbol, states)):
         raise ModelError(f"{where}: `rate` = {rate!r} does not depend on the state, so the neuron sends nothing")
-    dimensions = {n: eq.dim for n, eq in equations.items()} | {"rate": equations[rate].dim}
-    finish = [stabilise(expr) for expr in (*new, rate_expr)]
-    return NeuronEquations(states, tuple(inputs), constants, tuple(finish[:-1]), finish[-1], dimensions, system, noise)
+    sent = equations[rate].dim
+    dimensions = {name: equation.dim for name, equation in equations.items()}
+    *finished, rate_expr = (stabilise(expr) for expr in (*new, rate_expr))
+    return NeuronEquations(
+        states, tuple(inputs), constants, tuple(finished), rate_expr, dimensions, sent, system, noise_scale
+    )
 
 
 def _parse(text: str, where: str) -> Any:
@@ -222,6 +238,8 @@ def _parse(text: str, where: str) -> Any:
     for name in equations:
         if name == "dt" or name.startswith("_"):
             raise ModelError(f"{where}: {name!r} is reserved; choose another name")
+        if name in written_functions():
+            raise ModelError(f"{where}: {name!r} is the name of a function; choose another name")
     return equations
 
 
@@ -309,8 +327,12 @@ def _split_noise(
         return slopes, ()
     if method != "euler":
         raise ModelError(f"{where}: noise ('xi') needs `method` = 'euler' (Euler–Maruyama), got {method!r}")
+    if any(
+        e.free_symbols & set(sources) for f in slopes for e in f.atoms(*FLAT)
+    ):  # whose derivative says nothing of it
+        raise ModelError(f"{where}: the noise is inside sign() or a comparison; only additive noise is possible")
     moving = {symbol(name) for name in (*states, *inputs)} | set(sources)
-    coefficients = [tuple(f.diff(s) for s in sources) for f in slopes]
+    coefficients = [tuple(derivative(f, s) for s in sources) for f in slopes]
     for row in coefficients:
         for coefficient in row:
             if bad := coefficient.free_symbols & moving:
@@ -332,7 +354,7 @@ def _integrate(
         return tuple(s + DT * f for s, f in zip(symbols, slopes, strict=True)), None
     if method == "exponential_euler":
         return tuple(_exponential_euler(s, f, where) for s, f in zip(symbols, slopes, strict=True)), None
-    M = sp.Matrix([[f.diff(s) for s in symbols] for f in slopes])
+    M = sp.Matrix([[derivative(f, s) for s in symbols] for f in slopes])
     moving = set(symbols) | {symbol(name) for name in inputs}
     if M.free_symbols & moving:
         raise ModelError(
@@ -359,7 +381,7 @@ def _exponential_euler(s: sp.Symbol, slope: sp.Expr, where: str) -> sp.Expr:
         return dummy
 
     linear = slope.replace(lambda e: isinstance(e, sp.Function | sp.exp) and e.has(s), freeze)
-    a = linear.diff(s)
+    a = derivative(linear, s)
     if a.has(s):
         raise ModelError(
             f"{where}: method 'exponential_euler' needs d{s}/dt to be linear in {s} outside function calls; use 'euler'"

@@ -9,7 +9,8 @@ from typing import Any
 import sympy as sp
 
 from bpl_neuro.errors import ModelError
-from bpl_neuro.model.functions import ALLOWED_FUNCTIONS, REFUSED_FUNCTIONS
+from bpl_neuro.model.brian2_functions import brian2_functions
+from bpl_neuro.model.functions import FUNCTIONS, REFUSED_FUNCTIONS, above, below, written_functions
 from bpl_neuro.model.quantities import brian2_parts, literal, parse_expression
 
 __all__ = ["DT", "ExpressionReader", "is_noise", "reason", "symbol"]
@@ -33,7 +34,7 @@ class ExpressionReader:
     def __init__(self, dimensions: Mapping[str, Any], variables: Mapping[str, Any], where: str) -> None:
         b2 = brian2_parts()
         self.names, self.where = dimensions, where
-        self.variables = {**b2.FUNCTIONS, **b2.CONSTANT_VARIABLES, **b2.UNITS, **variables}
+        self.variables = {**b2.FUNCTIONS, **brian2_functions(), **b2.CONSTANT_VARIABLES, **b2.UNITS, **variables}
         self.variables["dt"] = b2.Variable("dt", dimensions=b2.SECOND)
         self._noise = b2.Variable("xi", dimensions=b2.SECOND**-0.5)
 
@@ -71,6 +72,8 @@ class ExpressionReader:
             return -operand if isinstance(node.op, ast.USub) else operand
         if isinstance(node, ast.Call):
             return self._call(node, where)
+        if isinstance(node, ast.Compare):
+            return self._condition(node, where)
         assert isinstance(node, ast.BinOp)  # `parse_expression` let nothing else through
         left = self._tree(node.left, where)
         if isinstance(node.op, ast.Pow):
@@ -110,16 +113,24 @@ class ExpressionReader:
 
     def _call(self, node: ast.Call, where: str) -> sp.Expr:
         name = node.func.id  # type: ignore[attr-defined]
-        if name not in ALLOWED_FUNCTIONS:
+        allowed = written_functions()
+        if name not in allowed:
             reason = f": {REFUSED_FUNCTIONS[name]}" if name in REFUSED_FUNCTIONS else ""
             raise ModelError(
-                f"{where}: the function {name!r} is not allowed{reason}; "
-                f"allowed: {', '.join(sorted(ALLOWED_FUNCTIONS))}"
+                f"{where}: the function {name!r} is not allowed{reason}; allowed: {', '.join(sorted(allowed))}"
             )
-        count, build = ALLOWED_FUNCTIONS[name]
-        if len(node.args) != count:
-            raise ModelError(f"{where}: {name}() takes {count} argument(s), got {len(node.args)}")
-        return build(*(self._tree(a, where) for a in node.args))
+        function = FUNCTIONS[name]
+        if len(node.args) != function.arguments:
+            raise ModelError(f"{where}: {name}() takes {function.arguments} argument(s), got {len(node.args)}")
+        return function.form(*(self._tree(a, where) for a in node.args))
+
+    def _condition(self, node: ast.Compare, where: str) -> sp.Expr:
+        """1 where the comparison holds, else 0."""
+        left, right = self._tree(node.left, where), self._tree(node.comparators[0], where)
+        operation = node.ops[0]
+        if isinstance(operation, ast.Lt | ast.GtE):
+            return (below if isinstance(operation, ast.Lt) else above)(left, right)
+        return (below if isinstance(operation, ast.Gt) else above)(right, left)
 
 
 def reason(error: BaseException) -> str:

@@ -1,137 +1,262 @@
-"""The functions a model text may call: their symbolic form, derivative and array form.
+"""The functions a model text may call: one entry each, which everything else reads.
 
-A function is allowed when it has a derivative almost everywhere and a stated value at its kinks
-(``clip`` and ``abs``: 0 at the kink; ``sign``: 0 everywhere). Everything else is refused by name.
+A function is allowed when it has a derivative almost everywhere and a stated value at its kinks. Everything else is
+refused by name. Entries further down that are not `written` are what derivatives are made of.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-__all__ = ["ALLOWED_FUNCTIONS", "ARRAY_FUNCTIONS", "REFUSED_FUNCTIONS", "TOGETHER", "clip", "exprel", "stabilise"]
+from bpl_neuro.model import array_forms
+from bpl_neuro.model.array_forms import switch
+
+__all__ = ["FLAT", "FUNCTIONS", "HEADS", "REFUSED_FUNCTIONS", "Function", "register", "written_functions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """One function, in every language that a model is turned into.
+
+    Attributes
+    ----------
+    name : str
+        As it is called in a text; ``bpl_name`` in CUDA.
+    arguments : int
+    slopes : callable or None
+        Symbolic arguments → the derivative with respect to each. None: nothing needs its derivative.
+    array : str or callable
+        The array library's function of that name, or a function of xp and the arguments.
+    cuda : str
+        Body of a device function of ``REAL x``, ``a``, ``b``, as many as there are arguments.
+    kink : str
+        Where it has no derivative, and what is taken there.
+    form : callable, optional
+        Its symbolic form, where SymPy has one; else one is made, which SymPy never rewrites.
+    simpler : callable, optional
+        Symbolic arguments → a simpler form, or None.
+    switches : bool
+        Its slopes are 0 and 1. An argument that is switched off has no part in the derivative, even if its own is not
+        finite: 0 · ∞ would be no number.
+    finite_at : float, optional
+        Where the slope is infinite at a finite value: the slope is taken here instead where the argument does not move.
+    units : tuple, optional
+        Where Brian2 does not know the function: the unit of each argument as Brian2's ``arg_units`` has it, with the
+        names x, a and b (1: none; None: any; "x": that of x).
+    unit_of : int, optional
+        Which argument's unit the value has; none by default.
+    together : callable, optional
+        A cheaper array form for several calls at once: of xp, (name, which argument) of each, and the arguments. The
+        same bits as one by one.
+    written : bool
+        Whether a text may call it.
+    """
+
+    name: str
+    arguments: int
+    slopes: Callable[..., tuple[Any, ...]] | None
+    array: str | Callable[..., Any]
+    cuda: str
+    kink: str = ""
+    form: Any = None
+    simpler: Callable[..., sp.Expr | None] | None = None
+    switches: bool = False
+    finite_at: float | None = None
+    units: tuple[Any, ...] | None = None
+    unit_of: int | None = None
+    together: Callable[[Any, Sequence[tuple[str, int]], Sequence[Any]], Sequence[Any]] | None = None
+    written: bool = True
+
+    def of(self, xp: Any) -> Callable[..., Any]:
+        """The array form in an array namespace."""
+        return getattr(xp, self.array) if isinstance(self.array, str) else functools.partial(self.array, xp)
+
+    @property
+    def device_code(self) -> str:
+        """The CUDA function."""
+        parameters = ", ".join(f"REAL {name}" for name in "xab"[: self.arguments])
+        return f"__device__ inline REAL bpl_{self.name}({parameters}) {{ {self.cuda} }}"
+
+
+#: by name, and by the name of the symbolic form
+FUNCTIONS: dict[str, Function] = {}
+HEADS: dict[str, Function] = {}
 
 
 class _Real(sp.Function):
-    """Base of our symbolic functions: real for real arguments, never rewritten by SymPy.
-
-    SymPy functions are classes named like functions.
-    """
+    """Base of the symbolic forms that are made here: real for real arguments, never rewritten by SymPy."""
 
     @classmethod
     def eval(cls, *arguments: sp.Expr) -> sp.Expr | None:
-        """The value, where all arguments are numbers."""
-        if all(a.is_number and not a.free_symbols for a in arguments) and cls.__name__ in ARRAY_FUNCTIONS:
+        """The value, where all arguments are numbers; or a simpler form."""
+        function = HEADS[cls.__name__]
+        if all(a.is_number for a in arguments):
             with np.errstate(all="ignore"):
-                return sp.Float(float(ARRAY_FUNCTIONS[cls.__name__](np, *(float(a) for a in arguments))))
-        return None
+                value = float(function.of(np)(*(float(a) for a in arguments)))
+            return sp.Integer(value) if value in (0, 1, -1) else sp.Float(value)
+        return function.simpler(*arguments) if function.simpler else None
 
     def _eval_is_extended_real(self) -> bool:
         return True
 
 
-class sign(_Real):
-    """sgn(x); derivative 0."""
+def register(function: Function) -> Any:
+    """Add a function to the table.
 
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.Integer(0)
+    Returns
+    -------
+    callable
+        Its symbolic form.
 
-
-class absolute(_Real):
-    """|x|; derivative sgn(x), 0 at 0."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sign(self.args[0])
-
-
-class between(_Real):
-    """1 where a < x < b, else 0; derivative 0."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.Integer(0)
-
-
-class above(_Real):
-    """1 where x >= a, else 0; derivative 0."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.Integer(0)
+    Raises
+    ------
+    ValueError
+        If the name is taken.
+    """
+    form = function.form or types.new_class(function.name, (_Real,))  # SymPy's are classes named like functions
+    if function.name in FUNCTIONS or form.__name__ in HEADS:
+        raise ValueError(f"there is a function {function.name!r} already")
+    FUNCTIONS[function.name] = HEADS[form.__name__] = replace(function, form=form)
+    return form
 
 
-class clip(_Real):
-    """min(max(x, a), b); ∂/∂x is 1 strictly inside, 0 at and beyond the bounds."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        x, a, b = self.args
-        return (between(x, a, b), above(a, x), above(x, b))[argindex - 1]
+def written_functions() -> list[str]:
+    """Names of the functions that a text may call."""
+    return [name for name, function in FUNCTIONS.items() if function.written]
 
 
-class exprel(_Real):
-    """(exp(x) − 1)/x, 1 at x = 0."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return exprel_slope(self.args[0])
+def _flat(*arguments: sp.Expr) -> tuple[int, ...]:
+    return (0,) * len(arguments)
 
 
-class exprel_slope(_Real):
-    """Derivative of `exprel`: (exp(x)(x − 1) + 1)/x², 1/2 at x = 0."""
+# What derivatives are made of.
 
+between = register(
+    Function(  # x in ]a, b[
+        "between", 3, _flat, lambda xp, x, a, b: switch(xp.logical_and(x > a, x < b), x, a, b),
+        "return REAL(x > a && x < b);", written=False,
+    )
+)  # fmt: skip
+above = register(
+    Function("above", 2, _flat, lambda xp, x, a: switch(x >= a, x, a), "return REAL(x >= a);", written=False)
+)
+below = register(
+    Function("below", 2, _flat, lambda xp, x, a: switch(x < a, x, a), "return REAL(x < a);", written=False)
+)
+sigmoid_slope = register(
+    Function(
+        "sigmoid_slope", 1, None, array_forms.sigmoid_slope,
+        "const REAL e = exp(-fabs(x)), y = 1 / (1 + e); return e * y * y;",
+        together=array_forms.sigmoids, written=False,
+    )
+)  # fmt: skip
+exprel_slope = register(
+    Function(
+        "exprel_slope", 1, None, array_forms.exprel_slope,
+        "if (fabs(x) < 1) { REAL sum = 0; "
+        + " ".join(f"sum = sum * x + REAL({c!r});" for c in reversed(array_forms.SLOPE_SERIES))
+        + " return sum; } const REAL h = exp(x / 2); return h * ((x - 1) / x) * (h / x) + 1 / x / x;",
+        written=False,
+    )
+)  # fmt: skip
 
-class expm1(_Real):
-    """exp(x) − 1."""
+# Smooth functions.
 
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sp.exp(self.args[0])
+exp = register(Function("exp", 1, lambda x: (sp.exp(x),), "exp", "return exp(x);", form=sp.exp))
+log = register(Function("log", 1, lambda x: (1 / x,), "log", "return log(x);", form=sp.log))
+log10 = register(Function("log10", 1, lambda x: (1 / (x * math.log(10)),), "log10", "return log10(x);"))
+sqrt = register(Function("sqrt", 1, None, "sqrt", "return sqrt(x);", form=sp.sqrt))  # SymPy makes a power of it
+sin = register(Function("sin", 1, lambda x: (sp.cos(x),), "sin", "return sin(x);", form=sp.sin))
+cos = register(Function("cos", 1, lambda x: (-sp.sin(x),), "cos", "return cos(x);", form=sp.cos))
+tan = register(Function("tan", 1, lambda x: (1 + sp.tan(x) ** 2,), "tan", "return tan(x);", form=sp.tan))
+arcsin = register(
+    Function(
+        "arcsin", 1, lambda x: (1 / sp.sqrt(1 - x**2),), "arcsin", "return asin(x);", form=sp.asin, finite_at=0
+    )
+)  # fmt: skip
+arccos = register(
+    Function(
+        "arccos", 1, lambda x: (-1 / sp.sqrt(1 - x**2),), "arccos", "return acos(x);", form=sp.acos, finite_at=0
+    )
+)  # fmt: skip
+arctan = register(Function("arctan", 1, lambda x: (1 / (1 + x**2),), "arctan", "return atan(x);", form=sp.atan))
+sinh = register(Function("sinh", 1, lambda x: (sp.cosh(x),), "sinh", "return sinh(x);", form=sp.sinh))
+cosh = register(Function("cosh", 1, lambda x: (sp.sinh(x),), "cosh", "return cosh(x);", form=sp.cosh))
+tanh = register(Function("tanh", 1, lambda x: (1 - sp.tanh(x) ** 2,), "tanh", "return tanh(x);", form=sp.tanh))
+expm1 = register(Function("expm1", 1, lambda x: (sp.exp(x),), "expm1", "return expm1(x);"))
+log1p = register(Function("log1p", 1, lambda x: (1 / (1 + x),), "log1p", "return log1p(x);"))
+exprel = register(
+    Function(  # (exp(x) − 1)/x, 1 at x = 0
+        "exprel", 1, lambda x: (exprel_slope(x),), array_forms.exprel,
+        "const REAL h = expm1(x / 2); return fabs(x) < REAL(1e-30) ? REAL(1) : h / x * (h + 2);",
+    )
+)  # fmt: skip
+erf = register(
+    Function(
+        "erf", 1, lambda x: (2 * sp.exp(-(x**2)) / sp.sqrt(sp.pi),), array_forms.erf, "return erf(x);",
+        form=sp.erf, units=(1,),
+    )
+)  # fmt: skip
+sigmoid = register(
+    Function(  # 1/(1 + exp(−x)); an infinite exp(−x) is right in CUDA, and warns of nothing
+        "sigmoid", 1, lambda x: (sigmoid_slope(x),), array_forms.sigmoid, "return 1 / (1 + exp(-x));",
+        units=(1,), together=array_forms.sigmoids,
+    )
+)  # fmt: skip
+softplus = register(
+    Function(  # log(1 + exp(x))
+        "softplus", 1, lambda x: (sigmoid(x),), array_forms.softplus,
+        "return (x > 0 ? x : REAL(0)) + log1p(exp(-fabs(x)));", units=(1,),
+    )
+)  # fmt: skip
 
+# Functions with kinks.
 
-class log1p(_Real):
-    """log(1 + x)."""
+sign = register(Function("sign", 1, _flat, "sign", "return REAL((x > 0) - (x < 0));", kink="0 everywhere"))
+absolute = register(Function("abs", 1, lambda x: (sign(x),), "abs", "return fabs(x);", kink="0 at 0"))
+relu = register(
+    Function(
+        "relu", 1, lambda x: (below(0, x),), lambda xp, x: xp.maximum(x, 0), "return x > 0 ? x : REAL(0);",
+        kink="0 at 0", switches=True, units=(None,), unit_of=0,
+    )
+)  # fmt: skip
+maximum = register(
+    Function(
+        "maximum", 2, lambda x, a: (below(a, x), above(a, x)), "maximum", "return x > a ? x : a;",
+        kink="that of the second where they are equal", switches=True, units=(None, "x"), unit_of=0,
+    )
+)  # fmt: skip
+minimum = register(
+    Function(
+        "minimum", 2, lambda x, a: (below(x, a), above(x, a)), "minimum", "return x < a ? x : a;",
+        kink="that of the second where they are equal", switches=True, units=(None, "x"), unit_of=0,
+    )
+)  # fmt: skip
+clip = register(
+    Function(  # min(max(x, a), b): where the bounds cross it is b
+        "clip", 3, lambda x, a, b: (between(x, a, b), above(a, x) * below(a, b), above(maximum(x, a), b)),
+        lambda xp, x, a, b: xp.minimum(xp.maximum(x, a), b), "x = x < a ? a : x; return x > b ? b : x;",
+        kink="that of the bound at a bound", switches=True,
+    )
+)  # fmt: skip
+where = register(
+    Function(  # x, a condition, is 1 or 0
+        "where", 3, lambda x, a, b: (0, x, 1 - x), array_forms.where, "return x != 0 ? a : b;",
+        kink="that of the branch taken", switches=True, units=(bool, None, "a"), unit_of=1,
+        simpler=lambda x, a, b: (b if x.is_zero else a) if x.is_number else (a if a == b else None),
+    )
+)  # fmt: skip
 
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return 1 / (1 + self.args[0])
-
-
-class sigmoid(_Real):
-    """1/(1 + exp(−x)), computed without overflow."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        value = sigmoid(self.args[0])
-        return value * (1 - value)
-
-
-class softplus(_Real):
-    """log(1 + exp(x)), computed without overflow."""
-
-    def fdiff(self, argindex: int = 1) -> sp.Expr:
-        return sigmoid(self.args[0])
-
-
-#: Brian2 name → (number of arguments, symbolic constructor)
-ALLOWED_FUNCTIONS: dict[str, tuple[int, Callable[..., sp.Expr]]] = {
-    "exp": (1, sp.exp),
-    "log": (1, sp.log),
-    "log10": (1, lambda x: sp.log(x) / sp.log(10).evalf()),
-    "sqrt": (1, sp.sqrt),
-    "sin": (1, sp.sin),
-    "cos": (1, sp.cos),
-    "tan": (1, sp.tan),
-    "arcsin": (1, sp.asin),
-    "arccos": (1, sp.acos),
-    "arctan": (1, sp.atan),
-    "sinh": (1, sp.sinh),
-    "cosh": (1, sp.cosh),
-    "tanh": (1, sp.tanh),
-    "expm1": (1, expm1),
-    "log1p": (1, log1p),
-    "exprel": (1, exprel),
-    "abs": (1, absolute),
-    "sign": (1, sign),
-    "clip": (3, clip),
-}
+#: symbolic forms whose derivative is 0 everywhere
+FLAT = (between, above, below, sign)
 
 #: functions Brian2 knows and we refuse, with the reason a person needs
 REFUSED_FUNCTIONS = {
@@ -143,89 +268,3 @@ REFUSED_FUNCTIONS = {
     "poisson": "a random number has no derivative and would break repeatability",
     "timestep": "it is not a function of a neuron's state",
 }
-
-
-def stabilise(expr: sp.Expr) -> sp.Expr:
-    """Rewrite 1/(1+exp(x)) and log(1+exp(x)) so that neither they nor their derivatives overflow.
-
-    And |x|, which SymPy makes of sqrt(x**2), as our `absolute`.
-    """
-    expr = expr.replace(sp.Abs, absolute)
-
-    def exponent(base: sp.Expr) -> sp.Expr | None:
-        """X when `base` is 1 + exp(x)."""
-        if base.is_Add and len(base.args) == 2:
-            one, other = sorted(base.args, key=lambda a: not a.is_Number)
-            if one == 1 and isinstance(other, sp.exp):
-                return other.args[0]
-        return None
-
-    def is_sigmoid(e: sp.Expr) -> bool:
-        return bool(e.is_Pow and e.exp.is_Integer and e.exp < 0 and exponent(e.base) is not None)
-
-    def is_softplus(e: sp.Expr) -> bool:
-        return isinstance(e, sp.log) and exponent(e.args[0]) is not None
-
-    expr = expr.replace(is_sigmoid, lambda e: sigmoid(sp.Integer(-1) * exponent(e.base)) ** -e.exp)
-    return expr.replace(is_softplus, lambda e: softplus(exponent(e.args[0])))
-
-
-def _array_exprel(xp: Any, x: Any) -> Any:
-    if isinstance(x, float | int):  # a parameter: stays a Python number, so that it does not widen float32 arrays
-        return math.expm1(x) / x if x else 1.0
-    small = xp.abs(x) < 1e-5
-    safe = xp.where(small, 1, x)
-    return xp.where(small, 1 + x / 2, xp.expm1(safe) / safe)
-
-
-def _array_exprel_slope(xp: Any, x: Any) -> Any:
-    if isinstance(x, float | int):
-        return float(_array_exprel_slope(xp, xp.asarray(float(x))))
-    small = xp.abs(x) < 1e-2
-    safe = xp.where(small, 1, x)
-    series = 0.5 + x * (1 / 3 + x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x / 840))))
-    return xp.where(small, series, (safe * xp.exp(safe) - xp.expm1(safe)) / (safe * safe))
-
-
-def _array_sigmoid(xp: Any, x: Any) -> Any:
-    """(1 + tanh(x/2)) / 2, which overflows nowhere; in one array."""
-    y = xp.tanh(0.5 * x)
-    y *= 0.5
-    y += 0.5
-    return y
-
-
-def _array_sigmoids(xp: Any, *xs: Any) -> Any:
-    """`_array_sigmoid` of several arrays of one shape, in one array: fewer passes, each over more."""
-    if len({getattr(x, "shape", ()) for x in xs}) > 1 or not getattr(xs[0], "ndim", 0):
-        return [_array_sigmoid(xp, x) for x in xs]
-    y = xp.empty((len(xs), *xs[0].shape), xs[0].dtype)
-    for x, row in zip(xs, y, strict=True):
-        xp.multiply(x, 0.5, out=row)
-    xp.tanh(y, out=y)
-    y *= 0.5
-    y += 0.5
-    return y
-
-
-def _float(condition: Any, like: Any) -> Any:
-    return condition.astype(getattr(like, "dtype", float))
-
-
-#: symbolic function name → array function of (xp, *arguments); names not here are `xp` functions themselves
-ARRAY_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "sign": lambda xp, x: xp.sign(x),
-    "expm1": lambda xp, x: xp.expm1(x),
-    "log1p": lambda xp, x: xp.log1p(x),
-    "absolute": lambda xp, x: xp.abs(x),
-    "between": lambda xp, x, a, b: _float(xp.logical_and(x > a, x < b), x),
-    "above": lambda xp, x, a: _float(xp.greater_equal(x, a), x),
-    "clip": lambda xp, x, a, b: xp.minimum(xp.maximum(x, a), b),
-    "exprel": _array_exprel,
-    "exprel_slope": _array_exprel_slope,
-    "sigmoid": _array_sigmoid,
-    "softplus": lambda xp, x: xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x))),
-}
-
-#: functions with a cheaper array form for several arguments at once: the same bits as one by one
-TOGETHER: dict[str, Callable[..., Any]] = {"sigmoid": _array_sigmoids}

@@ -29,6 +29,7 @@ _NODES = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.Load,
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.USub, ast.UAdd,
 )  # fmt: skip
+_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 _REFUSED_NODES = {
     ast.Compare: "a comparison has no derivative; write a threshold as clip(x, 0, inf)",
     ast.BoolOp: "a logical operation has no derivative; write a threshold as clip(x, 0, inf)",
@@ -51,7 +52,7 @@ def brian2_parts() -> SimpleNamespace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            from brian2.core.functions import DEFAULT_FUNCTIONS
+            from brian2.core.functions import DEFAULT_FUNCTIONS, Function
             from brian2.core.namespace import DEFAULT_CONSTANTS, DEFAULT_UNITS
             from brian2.core.variables import Variable
             from brian2.equations.equations import Equations
@@ -66,6 +67,7 @@ def brian2_parts() -> SimpleNamespace:
         CONSTANTS={k: float(v.get_value()) for k, v in DEFAULT_CONSTANTS.items()},
         CONSTANT_VARIABLES=DEFAULT_CONSTANTS,
         UNITS=DEFAULT_UNITS,
+        Function=Function,
         Variable=Variable,
         Equations=Equations,
         check_dimensions=check_dimensions,
@@ -132,7 +134,23 @@ def check_tree(tree: ast.AST, text: str, where: str) -> None:
             )
         for node in level:
             _check_node(node, text, where)
-        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        level = [child for node in level for child in _parts_of(node, text, where)]
+
+
+def _parts_of(node: ast.AST, text: str, where: str) -> list[ast.AST]:
+    """The nodes below one; for the comparison in ``where(x < y, a, b)``, the only one there may be, its two sides."""
+    parts = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "where" and node.args:
+        condition = node.args[0]
+        if not isinstance(condition, ast.Compare) or len(condition.ops) > 1:
+            raise ModelError(
+                f"{where}: where() in {_short(text)!r} needs one comparison first, like where(x > 0, a, b)"
+            )
+        if not isinstance(condition.ops[0], _COMPARISONS):
+            raise ModelError(f"{where}: {_short(text)!r} may compare by <, <=, > or >= only")
+        parts.remove(condition)
+        parts += [condition.left, *condition.comparators]
+    return parts
 
 
 def _check_node(node: ast.AST, text: str, where: str) -> None:

@@ -90,7 +90,8 @@ class ModelSpec(_Strict):
 
 def explain(error: ValidationError) -> str:
     """What is wrong with a model file, its key first."""
-    first = error.errors()[0]
+    # a misspelt key is one that is missing, too: what was written says more
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"]) or "top level"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key (given: {str(first['input'])[:60]!r}); known: {_known_keys(first['loc'])}"
@@ -100,10 +101,10 @@ def explain(error: ValidationError) -> str:
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> str:
-    kinds = {
-        "populations": PopulationSpec, "projections": ProjectionSpec, "time": TimeSpec, "synthesiser": SynthesiserSpec,
+    kinds: dict[tuple[str, int], Any] = {  # by the first key and how many follow it; a population's name is one
+        ("populations", 2): PopulationSpec, ("projections", 2): ProjectionSpec, ("time", 1): TimeSpec,
+        ("synthesiser", 1): SynthesiserSpec,
+        ("synthesiser", 2): {"synapses": SynapsesSpec, "expansion": ExpansionSpec}.get(str(loc[1:2] and loc[1])),
     }  # fmt: skip
-    kind: Any = ModelSpec if len(loc) == 1 else kinds.get(str(loc[0]), ModelSpec)
-    if "synapses" in loc[:-1]:
-        kind = SynapsesSpec
+    kind = kinds.get((str(loc[0]), len(loc) - 1), ModelSpec)
     return ", ".join(f.alias or name for name, f in kind.model_fields.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import tomllib
@@ -145,6 +146,11 @@ class Model:
             raise ModelError(f"{where}: expected the text of a model file, got {type(text).__name__}")
         if len(text) > 4 * MAX_TEXT:
             raise ModelError(f"{where}: the text has {len(text)} characters; at most {4 * MAX_TEXT} are read")
+        return cls._read(text, where)
+
+    @classmethod
+    @functools.lru_cache(maxsize=32)  # a model never changes
+    def _read(cls, text: str, where: str) -> Model:
         try:
             data = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -237,8 +243,8 @@ class Model:
         """The trace equation of a synthesiser synapse; as in Brian2, `r_pre` and the weight `theta` are given."""
         key = f"{self.where}: [synthesiser.synapses]"
         text = check_text(spec.equations, key)
-        given = [name for name in ("r_pre", "theta") if not re.search(rf"^\s*{name}\s*:", text, re.MULTILINE)]
-        text = "\n".join([*(line.strip() for line in text.splitlines()), *(f"{name} : 1" for name in given)])
+        undeclared = [name for name in ("r_pre", "theta") if not re.search(rf"^\s*{name}\s*:", text, re.MULTILINE)]
+        text = "\n".join([*(line.strip() for line in text.splitlines()), *(f"{name} : 1" for name in undeclared)])
         neuron = read_equations(text, rate="trace", inputs=["r_pre"], method=spec.method, where=key)
         if any(e.has(symbol("theta")) for e in neuron.update):
             raise ModelError(f"{key}: a trace may not depend on the weight 'theta'")
@@ -246,31 +252,31 @@ class Model:
 
     def _values(
         self,
-        given: Mapping[str, str | float],
+        entries: Mapping[str, str | float],
         neuron: NeuronEquations,
         key: str,
         names: Sequence[str] | None = None,
         default: float | None = None,
     ) -> dict[str, float]:
         names = neuron.parameters if names is None else names
-        for name in given:
+        for name in entries:
             if name not in names:
                 raise ModelError(
                     f"{key}: {name!r} is not a parameter of the equations; known: {', '.join(names) or 'none'}"
                 )
         values = {}
         for name in names:
-            if name not in given:
+            if name not in entries:
                 if default is None:
                     raise ModelError(f'{key}: the parameter {name!r} has no value; add parameters = {{ {name} = "…" }}')
                 values[name] = default
                 continue
-            values[name] = checked_quantity(given[name], neuron.dimensions[name], f"{key}: {name}")
+            values[name] = checked_quantity(entries[name], neuron.dimensions[name], f"{key}: {name}")
         return values
 
     def _projections(self) -> tuple[Projection, ...]:
         key = f"{self.where}: [[projections]]"
-        found: list[Projection] = []
+        projections: list[Projection] = []
         for spec in self.spec.projections:
             post, _, port = spec.to.partition(".")
             if spec.pre != INPUT and spec.pre not in self.populations:
@@ -287,20 +293,20 @@ class Model:
             to = (port,) if port else inputs
             if not spec.self_synapses and spec.pre != post:
                 raise ModelError(f"{key}: {spec.pre} → {spec.to}: `self` concerns a population's synapses onto itself")
-            found.append(
+            projections.append(
                 Projection(spec.pre, post, to, spec.probability, sign, spec.self_synapses, spec.plastic, delay)
             )
-        seen = [(p.pre, p.post, port) for p in found for port in p.inputs]
+        seen = [(p.pre, p.post, port) for p in projections for port in p.inputs]
         if len(seen) != len(set(seen)):
             double = next(s for s in seen if seen.count(s) > 1)
             raise ModelError(f"{key}: {double[0]} → {double[1]}.{double[2]} is given twice")
-        if not any(p.pre != INPUT for p in found):
+        if not any(p.pre != INPUT for p in projections):
             if len(self.populations) > 1:
                 raise ModelError(f"{key}: with several populations, say which projects onto which")
-            found += [Projection(p.name, p.name, p.neuron.inputs) for p in self.populations.values()]
-        if not any(p.pre == INPUT for p in found):
-            found += [Projection(INPUT, p.name, p.neuron.inputs) for p in self.populations.values()]
-        return tuple(found)
+            projections += [Projection(p.name, p.name, p.neuron.inputs) for p in self.populations.values()]
+        if not any(p.pre == INPUT for p in projections):
+            projections += [Projection(INPUT, p.name, p.neuron.inputs) for p in self.populations.values()]
+        return tuple(projections)
 
     def _delay(self, spec: ProjectionSpec, where: str) -> int:
         """A delay in whole steps."""
@@ -324,10 +330,10 @@ def available_models() -> list[str]:
 
 def checked_quantity(value: Any, dim: Any, where: str) -> float:
     """`value` in SI units; ModelError unless it has the dimensions `dim`."""
-    number, found = quantity(value, where)
-    if found is not dim:
+    number, dimensions = quantity(value, where)
+    if dimensions is not dim:
         b2 = brian2_parts()
-        raise ModelError(f"{where}: must have the unit {b2.unit_name(dim)}, got {value!r} ({b2.unit_name(found)})")
+        raise ModelError(f"{where}: must have the unit {b2.unit_name(dim)}, got {value!r} ({b2.unit_name(dimensions)})")
     if not math.isfinite(number):
         raise ModelError(f"{where}: must be finite, got {value!r}")
     return number

@@ -6,7 +6,7 @@ import math
 
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.quantities import brian2_parts
-from bpl_neuro.model.spec import checked_quantity
+from bpl_neuro.model.spec import Model, checked_quantity
 
 __all__ = ["per_step", "seconds", "whole_steps"]
 
@@ -28,13 +28,24 @@ def whole_steps(name: str, value: int | str, dt: float, least: int = 0) -> int:
     return value
 
 
-def per_step(name: str, value: float | str, dt: float) -> float:
-    """A decay per step in [0, 1], or exp(−dt/τ) of a time constant given as text."""
+def per_step(name: str, value: float | str, model: Model) -> float:
+    """A decay per step in [0, 1], or exp(−dt/τ) of a time constant given as text, with the model's step dt.
+
+    Raises
+    ------
+    ValidationError
+        For a value out of range, or a time constant where the model has no step in time.
+    """
     if isinstance(value, str):
+        if model.spec.time is None:
+            raise ValidationError(
+                f"`{name}` = {value!r} is a time, but the model {model.title!r} has no step in time; give a number per "
+                'step, or the model [time] with dt = "1*ms"'
+            )
         tau = checked_quantity(value, brian2_parts().SECOND, f"`{name}`")
         if tau <= 0:
             raise ValidationError(f"`{name}` as a time constant must be positive, got {value!r}")
-        return math.exp(-dt / tau)
+        return math.exp(-model.dt / tau)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ValidationError(f'`{name}` must lie in [0, 1], or be a time like "50*ms"; got {value!r}')
     return float(value)
