@@ -39,7 +39,13 @@ def generator(name: str, seed: Any) -> np.random.Generator:
 
 
 def real_array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array of real numbers or booleans."""
+    """A NumPy array of real numbers or booleans; a masked one is refused, for what it hides would come to light."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise ValidationError(
+            f"`{name}` must be a plain array, got a masked one, whose hidden values would be taken for data; fill them "
+            "in with its `filled`, or leave them out"
+        )
     try:
         array = np.asarray(value)
     except ValueError:

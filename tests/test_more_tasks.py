@@ -5,8 +5,9 @@ import pytest
 
 import bpl_neuro as bpl
 from bpl_neuro.tasks import TASKS
+from bpl_neuro.tasks.timing import check_step
 
-TASK_KINDS = [bpl.CopyRepeat, bpl.DelayedReach, bpl.IntervalTiming, bpl.CueOutcome]
+TASK_KINDS = [bpl.tasks.CopyRepeat, bpl.tasks.DelayedReach, bpl.tasks.IntervalTiming, bpl.tasks.CueOutcome]
 
 
 @pytest.mark.parametrize("kind", TASK_KINDS)
@@ -36,7 +37,7 @@ def test_trials_follow_the_state_of_the_generator(kind):
 
 
 def test_copy_repeat_layout():
-    task = bpl.CopyRepeat(length=2, repeats=3, bits=2)
+    task = bpl.tasks.CopyRepeat(length=2, repeats=3, bits=2)
     batch = task.make(np.array([[[1, 0], [0, 1]]]))
     x = [[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0.3], *[[0] * 4] * 7]
     y = [*[[0] * 3] * 4, *[[1, 0, 0], [0, 1, 0]] * 3, [0, 0, 1]]
@@ -47,7 +48,7 @@ def test_copy_repeat_layout():
 
 
 def test_the_curriculum():
-    task = bpl.CopyRepeat()
+    task = bpl.tasks.CopyRepeat()
     chance = np.log(2) * task.output_size * (task.repeats * task.length + 1)
     assert task.bits_per_bit(chance) == pytest.approx(1)
     assert not task.advance(chance) and task.state() == {"length": 1, "repeats": 1, "solved": 0}
@@ -58,14 +59,14 @@ def test_the_curriculum():
     # R += 1 while R < N, else N += 1
     assert seen == [(2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 4)]
     assert task.solved == 4
-    again = bpl.CopyRepeat()
+    again = bpl.tasks.CopyRepeat()
     again.restore(task.state())
     assert again.state() == task.state()
     assert not task.advance(0.16 * np.log(2) * task.output_size * (task.repeats * task.length + 1))
 
 
 def test_the_curriculum_as_a_callback():
-    task = bpl.CopyRepeat(batches_per_epoch=2, threshold=1.1)
+    task = bpl.tasks.CopyRepeat(batches_per_epoch=2, threshold=1.1)
     circuit = bpl.Circuit("lstm", 5, task.input_size, seed=0)
     readout = bpl.Readout(circuit, task.output_size, task.loss)
     trainer = bpl.Trainer(circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit), trace="sweep"))
@@ -74,13 +75,13 @@ def test_the_curriculum_as_a_callback():
 
 
 def test_a_loss_that_is_no_number_passes_nothing():
-    task = bpl.CopyRepeat()
+    task = bpl.tasks.CopyRepeat()
     assert not task.advance(float("nan"))
     assert task.state() == {"length": 1, "repeats": 1, "solved": 0}
 
 
 def test_a_wrong_state_changes_nothing():
-    task = bpl.CopyRepeat(3, 2)
+    task = bpl.tasks.CopyRepeat(3, 2)
     before = task.state()
     changes = ({"more": 1}, {"length": 0}, {"solved": -1}, {"length": 5, "solved": "x"})
     for wrong in (None, {}, {"length": 1, "repeats": 1}, *(before | change for change in changes)):
@@ -91,7 +92,9 @@ def test_a_wrong_state_changes_nothing():
 
 def test_a_run_restored_within_an_epoch_goes_on_with_the_same_trials(tmp_path):
     def make():
-        task = bpl.CopyRepeat(batches_per_epoch=5, threshold=1.1)  # passes every batch: the length grows all the time
+        task = bpl.tasks.CopyRepeat(
+            batches_per_epoch=5, threshold=1.1
+        )  # passes every batch: the length grows all the time
         circuit = bpl.Circuit("lstm", 5, task.input_size, seed=0)
         readout = bpl.Readout(circuit, task.output_size, task.loss, seed=1)
         return task, bpl.Trainer(circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit), trace="sweep"))
@@ -111,11 +114,11 @@ def test_a_run_restored_within_an_epoch_goes_on_with_the_same_trials(tmp_path):
     fit(stopped, interrupted, 8)
     for other, it in ((stopped, interrupted), (again, restored)):
         assert it.losses == trainer.losses and len(it.losses) == 8
-        assert (it.circuit.psi == trainer.circuit.psi).all() and other.state() == task.state()
+        assert (it.parameter("psi") == trainer.parameter("psi")).all() and other.state() == task.state()
 
 
 def test_delayed_reach_layout():
-    task = bpl.DelayedReach(2, cue="10*ms", delay=("10*ms", "20*ms"), reach="15*ms", reaction="5*ms", hold=0.5)
+    task = bpl.tasks.DelayedReach(2, cue="10*ms", delay=("10*ms", "20*ms"), reach="15*ms", reaction="5*ms", hold=0.5)
     x, y, mask = task.trial(1, 2)
     assert x.tolist() == [[0, 1, 0]] * 2 + [[0, 0, 0]] * 2 + [[0, 0, 1]] * 3
     np.testing.assert_allclose(y, [[0, 0]] * 4 + [[-1, 0]] * 3, atol=1e-15)
@@ -127,8 +130,14 @@ def test_delayed_reach_layout():
         assert not batch.mask[row, length:].any() and batch.end[row, length - 1 :].all()
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_shows_every_target_in_batches_of_any_size(split):
+    (batch,) = bpl.tasks.DelayedReach(6).batches(np.random.default_rng(0), 4, split)
+    assert set(batch.x[:, 0].argmax(axis=1)) == set(range(6))
+
+
 def test_interval_timing_layout():
-    task = bpl.IntervalTiming(["40*ms"], pulse="10*ms", wait="20*ms", after="20*ms")
+    task = bpl.tasks.IntervalTiming(["40*ms"], pulse="10*ms", wait="20*ms", after="20*ms")
     x, y, mask = task.trial(4, 2)
     assert x[:, 0].tolist() == [0, 0, 1] + [0] * 9
     assert x[:, 1].tolist() == [0] * 6 + [1] + [0] * 5
@@ -137,7 +146,7 @@ def test_interval_timing_layout():
 
 
 def test_cue_outcome_layout_and_its_floor():
-    task = bpl.CueOutcome([2.0, 1.0], [0.5, 1.0], cue="10*ms", delay="20*ms", outcome="20*ms", wait="10*ms")
+    task = bpl.tasks.CueOutcome([2.0, 1.0], [0.5, 1.0], cue="10*ms", delay="20*ms", outcome="20*ms", wait="10*ms")
     x, y, mask = task.trial(0, 1, True)
     assert x.tolist() == [[0, 0], [1, 0], *[[0, 0]] * 4]
     assert y[:, 0].tolist() == [0, 0, 0, 0, 2, 2] and mask.tolist() == [0, 0, 0, 0, 1, 1]
@@ -152,33 +161,37 @@ def test_cue_outcome_layout_and_its_floor():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: bpl.CopyRepeat(length=0), "`length`"),
-        (lambda: bpl.CopyRepeat(bits=2.5), "`bits`"),
-        *((lambda t=t: bpl.CopyRepeat(threshold=t), "`threshold`") for t in (0, -1, float("nan"), True, "x")),
-        (lambda: bpl.CopyRepeat(2).make(np.zeros((3, 1, 8))), r"`pattern` must be \(trials, 2, 8\), got .*\(3, 1, 8\)"),
-        (lambda: bpl.CopyRepeat().make(np.zeros((1, 8))), "`pattern`"),
-        (lambda: bpl.DelayedReach(0), "`targets`"),
-        *((lambda d=d: bpl.DelayedReach(delay=d), "`delay`") for d in ("100*ms", 3, (), ("100*ms",))),
-        (lambda: bpl.DelayedReach(hold="x"), "`hold`"),
-        (lambda: bpl.DelayedReach(hold=float("nan")), "`hold`"),
-        (lambda: bpl.DelayedReach(cue="7*ms"), "`cue`.*whole number"),
-        (lambda: bpl.DelayedReach(cue="10*mV"), "`cue`"),
-        (lambda: bpl.DelayedReach(delay=("200*ms", "100*ms")), "`delay`"),
-        (lambda: bpl.DelayedReach(reaction="300*ms"), "`reaction`"),
-        (lambda: bpl.DelayedReach(hold=-1), "`hold`"),
-        (lambda: bpl.DelayedReach(dt="-1*ms"), "`dt`"),
-        (lambda: bpl.IntervalTiming("200*ms"), "`intervals`"),
-        (lambda: bpl.IntervalTiming(["10*ms"]), "`intervals`"),
-        (lambda: bpl.IntervalTiming(5), "`intervals`"),
-        (lambda: bpl.IntervalTiming([]), "`intervals`"),
-        (lambda: bpl.CueOutcome([1.0], [1.5]), "`probabilities`"),
-        (lambda: bpl.CueOutcome([], []), "`magnitudes`"),
-        (lambda: bpl.CueOutcome(["a"], [1]), "`magnitudes`"),
-        (lambda: bpl.CueOutcome([1, 2], [[1], [2, 3]]), "`probabilities`"),
-        (lambda: bpl.CueOutcome([1, 2], [1]), "`probabilities`"),
-        (lambda: bpl.CueOutcome().batches(3, 5), "`rng`"),
-        (lambda: bpl.CueOutcome().batches(np.random.default_rng(0), 0), "`size`"),
-        (lambda: bpl.CueOutcome().batches(np.random.default_rng(0), 5, "dev"), "`split`"),
+        (lambda: bpl.tasks.CopyRepeat(length=0), "`length`"),
+        (lambda: bpl.tasks.CopyRepeat(bits=2.5), "`bits`"),
+        (lambda: bpl.tasks.CopyRepeat(grows="no"), "`grows` must be True or False"),
+        *((lambda t=t: bpl.tasks.CopyRepeat(threshold=t), "`threshold`") for t in (0, -1, float("nan"), True, "x")),
+        (
+            lambda: bpl.tasks.CopyRepeat(2).make(np.zeros((3, 1, 8))),
+            r"`pattern` must be \(trials, 2, 8\), got .*\(3, 1, 8\)",
+        ),
+        (lambda: bpl.tasks.CopyRepeat().make(np.zeros((1, 8))), "`pattern`"),
+        (lambda: bpl.tasks.DelayedReach(0), "`targets`"),
+        *((lambda d=d: bpl.tasks.DelayedReach(delay=d), "`delay`") for d in ("100*ms", 3, (), ("100*ms",))),
+        (lambda: bpl.tasks.DelayedReach(hold="x"), "`hold`"),
+        (lambda: bpl.tasks.DelayedReach(hold=float("nan")), "`hold`"),
+        (lambda: bpl.tasks.DelayedReach(cue="7*ms"), "`cue`.*whole number"),
+        (lambda: bpl.tasks.DelayedReach(cue="10*mV"), "`cue`"),
+        (lambda: bpl.tasks.DelayedReach(delay=("200*ms", "100*ms")), "`delay`"),
+        (lambda: bpl.tasks.DelayedReach(reaction="300*ms"), "`reaction`"),
+        (lambda: bpl.tasks.DelayedReach(hold=-1), "`hold`"),
+        (lambda: bpl.tasks.DelayedReach(dt="-1*ms"), "`dt`"),
+        (lambda: bpl.tasks.IntervalTiming("200*ms"), "`intervals`"),
+        (lambda: bpl.tasks.IntervalTiming(["10*ms"]), "`intervals`"),
+        (lambda: bpl.tasks.IntervalTiming(5), "`intervals`"),
+        (lambda: bpl.tasks.IntervalTiming([]), "`intervals`"),
+        (lambda: bpl.tasks.CueOutcome([1.0], [1.5]), "`probabilities`"),
+        (lambda: bpl.tasks.CueOutcome([], []), "`magnitudes`"),
+        (lambda: bpl.tasks.CueOutcome(["a"], [1]), "`magnitudes`"),
+        (lambda: bpl.tasks.CueOutcome([1, 2], [[1], [2, 3]]), "`probabilities`"),
+        (lambda: bpl.tasks.CueOutcome([1, 2], [1]), "`probabilities`"),
+        (lambda: bpl.tasks.CueOutcome().batches(3, 5), "`rng`"),
+        (lambda: bpl.tasks.CueOutcome().batches(np.random.default_rng(0), 0), "`size`"),
+        (lambda: bpl.tasks.CueOutcome().batches(np.random.default_rng(0), 5, "dev"), "`split`"),
     ],
 )
 def test_wrong_arguments(call, message):
@@ -186,12 +199,61 @@ def test_wrong_arguments(call, message):
         call()
 
 
+@pytest.mark.parametrize("kind", [bpl.tasks.DelayedReach, bpl.tasks.IntervalTiming, bpl.tasks.CueOutcome])
+def test_a_task_in_time_says_its_step_in_seconds(kind):
+    task = kind(dt="5*ms")
+    assert isinstance(task.dt, float) and task.dt == pytest.approx(5e-3, rel=1e-15)
+    check_step(task, bpl.Model.load("cerebellar"))
+    with pytest.raises(bpl.ValidationError, match=rf"'{task.name}' steps by 5 ms.*'Leaky.*' by 1 ms.*dt=\"1\*ms\""):
+        check_step(task, bpl.Model.load("leaky_tanh"))
+
+
+def test_a_task_in_time_does_not_fit_a_model_in_bare_steps():
+    with pytest.raises(bpl.ValidationError, match=r"steps by 10 ms.*'LSTM.*' by bare steps.*\[time\] dt = \"10\*ms\""):
+        check_step(bpl.tasks.CueOutcome(), bpl.Model.load("lstm"))
+
+
+@pytest.mark.parametrize("kind", [bpl.tasks.CopyRepeat, bpl.tasks.TargetReaching, object])
+@pytest.mark.parametrize("model", ["leaky_tanh", "lstm"])
+def test_a_task_in_bare_steps_fits_every_model(kind, model):
+    check_step(kind(), bpl.Model.load(model))
+
+
+class Clocked:
+    """A task of a user's own."""
+
+    name = "clocked"
+
+    def __init__(self, dt):
+        self.dt = dt
+
+
+def test_the_step_of_a_users_own_task():
+    model = bpl.Model.load("leaky_tanh")
+    for dt in (None, 1e-3, 1e-3 * (1 + 1e-12), np.float64(1e-3)):
+        check_step(Clocked(dt), model)
+    for dt in (1e-3 * (1 + 1e-8), 1.0, 2.5e-7, 1e-12):
+        with pytest.raises(bpl.ValidationError, match="'clocked' steps by"):
+            check_step(Clocked(dt), model)
+    for dt in ("1*ms", 0, -1e-3, float("nan"), True):
+        with pytest.raises(bpl.ValidationError, match="`dt` of the task 'clocked'"):
+            check_step(Clocked(dt), model)
+
+
+@pytest.mark.parametrize(("dt", "text"), [("2*second", "2*second"), ("0.25*ms", "250*us"), ("0.007*us", "0.007*us")])
+def test_the_right_step_is_one_that_can_be_written_down(dt, text):
+    toml = bpl.Model.load("leaky_tanh").to_toml().replace('dt = "1*ms"', f'dt = "{dt}"')
+    model = bpl.Model.from_toml(toml.replace('tau = "10*ms"', 'tau = "1000*second"'))
+    with pytest.raises(bpl.ValidationError, match=f'make the task with dt="{text}"'.replace("*", r"\*")):
+        check_step(bpl.tasks.CueOutcome(), model)
+
+
 @pytest.mark.parametrize(
     "task",
     [
-        bpl.DelayedReach(delay=("10*ms", "30*ms"), dt="10*ms", batches_per_epoch=25),
-        bpl.IntervalTiming(batches_per_epoch=25),
-        bpl.CueOutcome(delay="50*ms", batches_per_epoch=25),
+        bpl.tasks.DelayedReach(delay=("10*ms", "30*ms"), dt="10*ms", batches_per_epoch=25),
+        bpl.tasks.IntervalTiming(batches_per_epoch=25),
+        bpl.tasks.CueOutcome(delay="50*ms", batches_per_epoch=25),
     ],
     ids=lambda task: task.name,
 )
@@ -208,7 +270,7 @@ def test_a_small_circuit_gets_better(task):
 
 @pytest.mark.parametrize("learns", [True, False])
 def test_a_small_lstm_learns_to_copy(learns):
-    task = bpl.CopyRepeat(length=1, repeats=2, bits=2, batches_per_epoch=40, grows=False)
+    task = bpl.tasks.CopyRepeat(length=1, repeats=2, bits=2, batches_per_epoch=40, grows=False)
     circuit = bpl.Circuit("lstm", 20, task.input_size, seed=0)
     readout = bpl.Readout(circuit, task.output_size, task.loss, seed=1)
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=0.9, lam=1.0, trace="sweep")

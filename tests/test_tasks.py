@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks import TASKS, RowMNIST, TargetReaching, row_mnist
-from bpl_neuro.tasks.base import Batch, Task
+from bpl_neuro.tasks import TASKS, RowMNIST, TargetReaching, make_task, row_mnist
+from bpl_neuro.tasks.base import Batch, Task, register
 from bpl_neuro.tasks.mnist_files import MNIST, load_mnist
 
 
@@ -27,6 +27,85 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
         for p, q in zip(a, b, strict=True)
         for field in ("x", "y", "mask", "end")
     )
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry() -> Iterator[dict[str, type[Task]]]:
+    """What is registered in a test is gone after it."""
+    yield TASKS
+    for name in set(TASKS) - BUILT_IN:
+        del TASKS[name]
+
+
+BUILT_IN = {"target-reaching", "row-mnist", "copy-repeat", "delayed-reach", "interval-timing", "cue-outcome"}
+
+
+class Echo:
+    """A task of a user's own."""
+
+    name, loss, output_size = "echo", "squared_error", 1
+
+    def __init__(self, input_size: int, *, gain: float = 1.0) -> None:
+        self.input_size, self.gain = input_size, gain
+
+    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
+        x = rng.random((size, 2, self.input_size))
+        yield Batch(x, self.gain * x[..., :1])
+
+
+def test_every_task_of_the_package_is_registered() -> None:
+    assert set(TASKS) == BUILT_IN
+
+
+def test_a_task_is_made_by_its_name() -> None:
+    task = make_task("target-reaching", patterns=3, steps=4)
+    assert isinstance(task, TargetReaching) and (len(task.cues), task.steps) == (3, 4)
+
+
+def test_a_users_own_task_is_registered_and_made(registry: dict[str, type[Task]]) -> None:
+    assert register(Echo) is Echo and registry["echo"] is Echo
+    assert make_task("echo", input_size=3, gain=2.0).gain == 2.0
+    with pytest.raises(ValidationError, match="echo needs `input_size`"):
+        make_task("echo")
+    with pytest.raises(ValidationError, match="echo has no option 'lag'; it has input_size, gain"):
+        make_task("echo", input_size=1, lag=1)
+
+
+@pytest.mark.parametrize("name", ["reaching", None, ["row-mnist"]])
+def test_an_unknown_task_is_refused(name: Any) -> None:
+    with pytest.raises(ValidationError, match=r"`name` must be one of .*row-mnist.*, got"):
+        make_task(name)
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(
+        ValidationError, match=r"copy-repeat has no option 'size'; it has length, repeats, bits, .*grows"
+    ):
+        make_task("copy-repeat", size=3)
+
+
+def test_a_name_is_given_once(registry: dict[str, type[Task]]) -> None:
+    class Twin(Echo):
+        name = "target-reaching"
+
+    with pytest.raises(ValidationError, match=r"'target-reaching' .*bpl_neuro.tasks.target_reaching.TargetReaching"):
+        register(Twin)
+    assert registry["target-reaching"] is TargetReaching
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [({"name": None}, "`name`"), ({"name": ""}, "`name`"), ({"batches": None}, "`batches`")],
+)
+def test_what_is_no_task_is_not_registered(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        register(type("Wrong", (Echo,), attributes))
+    with pytest.raises(ValidationError, match="a class"):
+        register(Echo(1))  # type: ignore[arg-type]
+    assert set(TASKS) == BUILT_IN
 
 
 # --- target reaching -------------------------------------------------------------------------------------------------
@@ -133,13 +212,14 @@ def test_epoch_length_and_single_step() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"patterns": 0}, "`patterns` must be a positive integer, got 0"),
-        ({"patterns": 2.0}, "`patterns` must be a positive integer, got 2.0"),
-        ({"steps": -1}, "`steps` must be a positive integer, got -1"),
-        ({"input_size": 0}, "`input_size` must be a positive integer, got 0"),
-        ({"batches_per_epoch": True}, "`batches_per_epoch` must be a positive integer, got True"),
-        ({"seed": -1}, "`seed` must be an integer of 0 or more"),
-        ({"seed": "x"}, "`seed` must be an integer of 0 or more"),
+        ({"patterns": 0}, "`patterns` must be a whole number ≥ 1, got 0"),
+        ({"patterns": 2.0}, "`patterns` must be a whole number ≥ 1, got 2.0"),
+        ({"steps": -1}, "`steps` must be a whole number ≥ 1, got -1"),
+        ({"input_size": 0}, "`input_size` must be a whole number ≥ 1, got 0"),
+        ({"batches_per_epoch": True}, "`batches_per_epoch` must be a whole number ≥ 1, got True"),
+        ({"seed": -1}, "`seed` must be a whole number ≥ 0 or a numpy.random.Generator"),
+        ({"seed": "x"}, "`seed` must be a whole number ≥ 0 or a numpy.random.Generator"),
+        ({"line": "no"}, "`line` must be True or False, got str"),
     ],
 )
 def test_bad_target_reaching_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -238,6 +318,7 @@ def test_train_size_takes_from_the_training_split_only(row_task: Callable[..., R
         ({"train_size": 48_001}, r"`train_size` must be an integer in \[1, 48000\], got 48001"),
         ({"train_size": 1.5}, r"`train_size` must be an integer in \[1, 48000\], got 1.5"),
         ({"split_seed": -1}, "`split_seed` must be an integer of 0 or more, got -1"),
+        ({"download": "no"}, "`download` must be True or False, got str"),
     ],
 )
 def test_bad_row_mnist_is_refused(row_task: Callable[..., RowMNIST], arguments: dict[str, Any], message: str) -> None:

@@ -1,18 +1,18 @@
-"""A batch of trials: what a task yields and a user's own arrays become."""
+"""What a task yields (`Batch`), and what it must be (`Task`) and may be (`Curriculum`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.checks import instance, number, real_array
+from bpl_neuro.checks import instance, real_array
 from bpl_neuro.errors import ValidationError
 
-__all__ = ["SPLITS", "ArrayTask", "Batch", "Curriculum", "Task"]
+__all__ = ["SPLITS", "TASKS", "Batch", "Curriculum", "Task", "register"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -36,11 +36,14 @@ class Batch:
     stream : bool
         True for a piece of an endless stream: the next piece goes on where this one stops, `end` is False everywhere
         by default, and there is no padding.
+    padding : array of bool, (B, T), optional
+        True in steps that are of no trial; by default those after a row's last end.
 
     Raises
     ------
     ValidationError
-        For shapes that do not match, values that are not finite, a negative mask, or a row without an end.
+        For shapes that do not match, values that are hidden (masked arrays) or not finite, a negative mask, a row
+        without an end, or a `stream` that is no boolean.
     """
 
     x: NDArray
@@ -48,8 +51,10 @@ class Batch:
     mask: Any = None
     end: Any = None
     stream: bool = False
+    padding: Any = None
 
     def __post_init__(self) -> None:
+        stream = bool(instance("stream", self.stream, bool | np.bool_, "True or False"))
         x, y = real_array("x", self.x), real_array("y", self.y)
         if x.ndim != 3 or 0 in x.shape:
             raise ValidationError(f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}")
@@ -71,15 +76,15 @@ class Batch:
         mask = mask.astype(x.dtype)
         if self.end is None:
             end = np.zeros((B, T), bool)
-            end[:, -1] = not self.stream
+            end[:, -1] = not stream
         else:
-            end = np.asarray(self.end)
+            end = real_array("end", self.end)
             if end.shape != (B, T):
                 raise ValidationError(f"`end` must be ({B}, {T}), got shape {end.shape}")
             if end.dtype != bool and not np.isin(end, (0, 1)).all():
                 raise ValidationError("`end` must hold booleans, or 0 and 1")
             end = end.astype(bool)
-            if not self.stream and not end.any(axis=1).all():
+            if not stream and not end.any(axis=1).all():
                 row = int(np.argmin(end.any(axis=1)))
                 raise ValidationError(f"`end` has no True in row {row}; every trial needs a last step")
         for name, array in (("x", x), ("y", y), ("mask", mask)):
@@ -88,12 +93,20 @@ class Batch:
                 raise ValidationError(f"`{name}` must be finite, got {array[where]} at index {where}")
         if (mask < 0).any():
             raise ValidationError(f"`mask` must not be negative, got {mask.min()}")
-        padding = False if self.stream else np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
+        padding = np.zeros((B, T), bool)
+        if self.padding is not None:
+            padding = real_array("padding", self.padding).astype(bool)
+            if padding.shape != (B, T):
+                raise ValidationError(f"`padding` must be ({B}, {T}), got shape {padding.shape}")
+        elif not stream:
+            padding = np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
         mask = np.where(padding, 0, mask).astype(x.dtype)
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "end", end | padding)
+        object.__setattr__(self, "stream", stream)
+        object.__setattr__(self, "padding", padding)
 
     @property
     def size(self) -> int:
@@ -107,12 +120,16 @@ class Batch:
 
     def __getitem__(self, rows: slice | NDArray) -> Batch:
         """Some of the trials, by slice or index array."""
-        return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows], self.stream)
+        return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows], self.stream, self.padding[rows])
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A seeded source of batches. `batches` yields one epoch; the same generator state gives the same trials."""
+    """A seeded source of batches. `batches` yields one epoch; the same generator state gives the same trials.
+
+    A task in time also has `dt`, its step in seconds; it must be the model's. One without, or with None, is in bare
+    steps and fits every model.
+    """
 
     name: str
     input_size: int
@@ -144,42 +161,30 @@ class Curriculum(Protocol):
         ...
 
 
-class ArrayTask:
-    """A user's own trials as a task: shuffled anew each epoch, one split held out.
+#: task classes by their `name`, as a command line or a configuration file refers to them; filled by `register`
+TASKS: dict[str, type[Task]] = {}
 
-    Parameters
-    ----------
-    data : Batch
-        All trials.
-    loss : str
-        ``"squared_error"``, ``"cross_entropy"`` or ``"binary_cross_entropy"``.
-    output_size : int, optional
-        Read off `data` unless targets are class labels, where the default is the largest label + 1.
-    held_out : float
-        Fraction of the trials (the last ones) that form both the "validation" and the "test" split.
+_TaskClass = TypeVar("_TaskClass", bound="type[Task]")
+
+
+def register(task: _TaskClass) -> _TaskClass:
+    """Put a task's class into `TASKS` by its `name`; a decorator.
+
+    Raises
+    ------
+    ValidationError
+        If it is no class with a `name` and `batches`, or another class has its name.
     """
-
-    name = "arrays"
-
-    def __init__(
-        self, data: Batch, loss: str = "squared_error", output_size: int | None = None, held_out: float = 0.0
-    ) -> None:
-        number("held_out", held_out, high=1.0)
-        instance("data", data, Batch, "a Batch")
-        self.data, self.loss = data, loss
-        self.input_size = data.x.shape[2]
-        if output_size is None:
-            output_size = data.y.shape[2] if data.y.ndim == 3 else int(data.y.max()) + 1
-        self.output_size = output_size
-        self._train = data.size - round(held_out * data.size)
-
-    def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
-        """One epoch; the last batch may be smaller. See `Task.batches`."""
-        if split not in SPLITS:
-            raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
-        if split == "train":
-            order = rng.permutation(self._train)
-        else:
-            order = np.arange(self._train, self.data.size) if self._train < self.data.size else np.arange(self._train)
-        for start in range(0, len(order), size):
-            yield self.data[order[start : start + size]]
+    if not isinstance(task, type):
+        raise ValidationError(f"only a class can be registered as a task, got {task!r}")
+    name = getattr(task, "name", None)
+    if not isinstance(name, str) or not name:
+        raise ValidationError(f"the task {task.__name__} needs a text as `name`, got {name!r}")
+    if not callable(getattr(task, "batches", None)):
+        raise ValidationError(f"the task {task.__name__} needs a method `batches`; see `bpl_neuro.tasks.base.Task`")
+    if (holder := TASKS.setdefault(name, task)) is not task:
+        raise ValidationError(
+            f"the name {name!r} of the task {task.__name__} is that of {holder.__module__}.{holder.__qualname__}; "
+            "give it another `name`"
+        )
+    return task

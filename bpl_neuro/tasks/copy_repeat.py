@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.base import Batch
+from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["CopyRepeat"]
 
 
+@register
 class CopyRepeat:
     """Pattern of N random bit vectors, R repeats; (R + 1)·N + 3 steps.
 
@@ -49,7 +50,8 @@ class CopyRepeat:
     Raises
     ------
     ValidationError
-        For a count that is not a whole number ≥ 1, or a threshold that is not a positive number.
+        For a count that is not a whole number ≥ 1, a threshold that is not a positive number, or a `grows` that is no
+        boolean.
     """
 
     name = "copy-repeat"
@@ -70,7 +72,8 @@ class CopyRepeat:
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
             raise ValidationError(f"`threshold` must be a positive number of bits, got {threshold!r}")
-        self.threshold, self.grows = float(threshold), bool(grows)
+        self.threshold = float(threshold)
+        self.grows = bool(instance("grows", grows, bool | np.bool_, "True or False"))
         self.input_size, self.output_size = self.bits + 2, self.bits + 1
         self.solved = 0
 

@@ -9,12 +9,13 @@ import numpy as np
 from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.units import whole_steps
-from bpl_neuro.tasks.base import Batch
+from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["CueOutcome"]
 
 
+@register
 class CueOutcome:
     """One of several cues; after a fixed delay an outcome of the cue's magnitude comes with the cue's probability.
 
@@ -35,6 +36,11 @@ class CueOutcome:
     dt : str
         Step; must be the model's.
     batches_per_epoch : int
+
+    Attributes
+    ----------
+    dt : float
+        The step in seconds.
 
     Raises
     ------

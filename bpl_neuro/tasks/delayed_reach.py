@@ -9,12 +9,13 @@ import numpy as np
 from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.units import whole_steps
-from bpl_neuro.tasks.base import Batch
+from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
 
 __all__ = ["DelayedReach"]
 
 
+@register
 class DelayedReach:
     """A cue shows one of P targets on the unit circle; after a random delay a go signal asks for it.
 
@@ -41,6 +42,11 @@ class DelayedReach:
     dt : str
         Step; must be the model's.
     batches_per_epoch : int
+
+    Attributes
+    ----------
+    dt : float
+        The step in seconds.
 
     Raises
     ------
@@ -95,7 +101,7 @@ class DelayedReach:
 
     def _batches(self, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:
         if split != "train":
-            rows = np.resize(np.arange(self.targets), size)
+            rows = np.resize(np.arange(self.targets), max(size, self.targets))
             yield join_trials([self.trial(int(p), self._draw(rng)) for p in rows])
             return
         for _ in range(self.batches_per_epoch):

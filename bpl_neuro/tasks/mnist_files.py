@@ -113,21 +113,21 @@ def load_mnist(path: str | os.PathLike[str] | None = None, download: bool = True
         folders = [user_cache_path("bpl_neuro") / "mnist"]
         if variable := os.environ.get("BPL_NEURO_DATA"):
             folders.insert(0, Path(variable).expanduser() / "mnist")
-    looked = []
+    places = []
     for folder in folders:
         missing = [name for name in FILES if _find(folder, name) is None]
         if not missing:
             return _read_folder(folder.resolve())
-        looked.append(f"{folder} (without {', '.join(missing)})")
+        places.append(f"{folder} (without {', '.join(missing)})")
     if path is None and download:
         # `folder` and `missing` are now those of the last place looked in: the cache.
         failures = _download(missing, folder)
         if not failures:
             return _read_folder(folder.resolve())
-        looked += failures
+        places += failures
     raise ValidationError(
         "the MNIST files were not found. Looked in:\n"
-        + "".join(f"  - {place}\n" for place in looked)
+        + "".join(f"  - {place}\n" for place in places)
         + f"Put {', '.join(FILES)} (each as it is, or packed as .gz) into {folders[0]}"
         + (", or into $BPL_NEURO_DATA/mnist." if path is None and len(folders) == 1 else ".")
     )
@@ -173,12 +173,12 @@ def _unpacked(stream: BinaryIO, name: str, packed: bool) -> bytes:
         raise _DamagedError("its gzip stream ends too early (truncated)") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise _DamagedError(f"its gzip stream is damaged ({error})") from None
-    magic, right = content[:4], expected.header[:4]
-    if len(magic) == 4 and magic != right:
-        raise _DamagedError(f"it starts with the magic number 0x{magic.hex()}, not 0x{right.hex()}")
+    magic, expected_magic = content[:4], expected.header[:4]
+    if len(magic) == 4 and magic != expected_magic:
+        raise _DamagedError(f"it starts with the magic number 0x{magic.hex()}, not 0x{expected_magic.hex()}")
     if len(content) != expected.size:
-        found = "more" if len(content) > expected.size else f"only {len(content)}"
-        raise _DamagedError(f"it must hold {expected.size} bytes unpacked, and holds {found}")
+        amount = "more" if len(content) > expected.size else f"only {len(content)}"
+        raise _DamagedError(f"it must hold {expected.size} bytes unpacked, and holds {amount}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected.sha256:
         raise _DamagedError(f"its SHA-256 is {digest}")

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bpl_neuro.checks import instance
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.base import Batch
+from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.mnist_files import load_mnist
 from bpl_neuro.tasks.timing import check_batches
 
@@ -18,6 +19,7 @@ __all__ = ["RowMNIST"]
 TRAIN_SIZE = 48_000
 
 
+@register
 class RowMNIST:
     """Classify MNIST digits that arrive as 28 rows of 28 pixels, one row a step.
 
@@ -70,6 +72,7 @@ class RowMNIST:
             raise ValidationError(f"`train_size` must be an integer in [1, {TRAIN_SIZE}], got {train_size!r}")
         if not _is_int(split_seed) or split_seed < 0:
             raise ValidationError(f"`split_seed` must be an integer of 0 or more, got {split_seed!r}")
+        instance("download", download, bool | np.bool_, "True or False")
         files = load_mnist(path, download=download)
         order = np.random.default_rng(split_seed).permutation(len(files.train_labels))
         train, validation = order[:TRAIN_SIZE][:train_size], order[TRAIN_SIZE:]

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from bpl_neuro.checks import generator, instance, positive_int
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.tasks.base import Batch
+from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["TargetReaching"]
 
 
+@register
 class TargetReaching:
     """Reach the point on the unit circle that belongs to the pattern seen at the first step.
 
@@ -51,7 +53,8 @@ class TargetReaching:
     Raises
     ------
     ValidationError
-        For a count that is not a positive integer, a seed that is none, or more patterns than exist.
+        For a count that is not a whole number ≥ 1, a `line` that is no boolean, a seed that is none, or more patterns
+        than exist.
 
     Source: the toy task of the BP(λ) paper: one pattern, T = 10, trained in batches of 10.
     """
@@ -69,25 +72,18 @@ class TargetReaching:
         batches_per_epoch: int = 100,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        counts = {
-            "patterns": patterns, "steps": steps, "input_size": input_size, "batches_per_epoch": batches_per_epoch,
-        }  # fmt: skip
-        for argument, value in counts.items():
-            _check_count(argument, value)
-        available = 2 ** int(input_size) - 1
+        patterns, self.steps = positive_int("patterns", patterns), positive_int("steps", steps)
+        self.input_size = positive_int("input_size", input_size)
+        self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
+        self.line = bool(instance("line", line, bool | np.bool_, "True or False"))
+        available = 2**self.input_size - 1
         if patterns > available:
             raise ValidationError(
                 f"`patterns` must be at most {available}, the number of distinct non-zero binary patterns of "
                 f"{input_size} inputs, got {patterns}"
             )
-        if not isinstance(seed, np.random.Generator) and (
-            isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0
-        ):
-            raise ValidationError(f"`seed` must be an integer of 0 or more, or a numpy Generator, got {seed!r}")
-        rng = np.random.default_rng(seed)
-        self.steps, self.line, self.batches_per_epoch = int(steps), bool(line), int(batches_per_epoch)
-        self.input_size = int(input_size)
-        self.cues = _distinct_patterns(rng, int(patterns), self.input_size)
+        rng = generator("seed", seed)
+        self.cues = _distinct_patterns(rng, patterns, self.input_size)
         angles = 2 * np.pi * (np.arange(patterns) / patterns + rng.random())
         self.targets = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -129,10 +125,10 @@ class TargetReaching:
         for start in range(0, len(self.cues), size):
             yield self._trials(np.arange(start, min(start + size, len(self.cues))))
 
-    def _trials(self, which: NDArray) -> Batch:
-        B, T = len(which), self.steps
+    def _trials(self, rows: NDArray) -> Batch:
+        B, T = len(rows), self.steps
         x = np.zeros((B, T, self.input_size), np.float32)
-        x[:, 0] = self.cues[which]
+        x[:, 0] = self.cues[rows]
         progress = np.ones(T, np.float32)
         mask = np.zeros((B, T), np.float32)
         if self.line:
@@ -140,23 +136,18 @@ class TargetReaching:
             mask[:] = 1
         else:
             mask[:, -1] = 1
-        y = progress[None, :, None] * self.targets[which][:, None, :]
+        y = progress[None, :, None] * self.targets[rows][:, None, :]
         return Batch(x, y, mask)
 
 
-def _distinct_patterns(rng: np.random.Generator, count: int, inputs: int) -> NDArray:
-    """`count` binary patterns (count, inputs), distinct and not zero, every such set equally likely."""
-    kept = np.zeros((0, inputs), np.uint8)
-    while len(kept) < count:
+def _distinct_patterns(rng: np.random.Generator, count: int, input_size: int) -> NDArray:
+    """`count` binary patterns (count, input_size), distinct and not zero, every such set equally likely."""
+    patterns = np.zeros((0, input_size), np.uint8)
+    while len(patterns) < count:
         # Redraw until enough are distinct; a pattern keeps the place where it was drawn first, because
         # taking them in sorted order would favour small ones.
-        drawn = np.concatenate([kept, rng.integers(2, size=(count, inputs), dtype=np.uint8)])
-        drawn = drawn[drawn.any(axis=1)]
-        _, first = np.unique(drawn, axis=0, return_index=True)
-        kept = drawn[np.sort(first)]
-    return kept[:count].astype(np.float32)
-
-
-def _check_count(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValidationError(f"`{argument}` must be a positive integer, got {value!r}")
+        patterns = np.concatenate([patterns, rng.integers(2, size=(count, input_size), dtype=np.uint8)])
+        patterns = patterns[patterns.any(axis=1)]
+        _, first_rows = np.unique(patterns, axis=0, return_index=True)
+        patterns = patterns[np.sort(first_rows)]
+    return patterns[:count].astype(np.float32)

@@ -1,17 +1,22 @@
-"""Times as texts (``"200*ms"``) to whole steps, and trials of different lengths to one batch."""
+"""Steps in time: that of a task and of a model, and trials of different lengths in one batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import number, positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.spec import Model
 from bpl_neuro.model.units import seconds
 from bpl_neuro.tasks.base import SPLITS, Batch
 
-__all__ = ["check_batches", "join_trials", "step_size"]
+__all__ = ["check_batches", "check_step", "join_trials", "step_size"]
+
+_UNITS = {"second": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def step_size(text: str) -> float:
@@ -20,6 +25,40 @@ def step_size(text: str) -> float:
     if value <= 0:
         raise ValidationError(f"`dt` must be positive, got {text!r}")
     return value
+
+
+def check_step(task: Any, model: Model) -> None:
+    """A task in time and a model must step alike; one without `dt`, or whose `dt` is None, is in bare steps and fits.
+
+    Raises
+    ------
+    ValidationError
+        If the steps differ (by more than 1e-9 of themselves), the model's steps last no time, or the task's `dt` is
+        no number of seconds.
+    """
+    dt = getattr(task, "dt", None)
+    if dt is None:
+        return
+    name = getattr(task, "name", type(task).__name__)
+    try:
+        dt = number("dt", dt, above=True)
+    except ValidationError:
+        raise ValidationError(f"`dt` of the task {name!r} must be a positive number of seconds, got {dt!r}") from None
+    step = _as_text(dt)
+    start = f"the task {name!r} steps by {step.replace('*', ' ')}, the model {model.title!r} by"
+    if model.spec.time is None:
+        raise ValidationError(
+            f'{start} bare steps that last no time: give the model [time] dt = "{step}", or choose a task in bare steps'
+        )
+    if not math.isclose(dt, model.dt, rel_tol=1e-9):
+        model_step = _as_text(model.dt)
+        raise ValidationError(f'{start} {model_step.replace("*", " ")}: make the task with dt="{model_step}"')
+
+
+def _as_text(time: float) -> str:
+    """A time in seconds as the text that a task or a model takes: in the largest unit that it holds, or else in us."""
+    unit = next((unit for unit, size in _UNITS.items() if time >= size * (1 - 1e-9)), "us")
+    return f"{time / _UNITS[unit]:.12g}*{unit}"
 
 
 def check_batches(rng: np.random.Generator, size: int, split: str) -> None:
