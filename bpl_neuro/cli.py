@@ -31,13 +31,13 @@ def list_(
     names: Annotated[bool, typer.Option("--names", help="Names of the simulations only, one a line.")] = False,
 ) -> None:
     """List the simulations and the shipped models."""
-    found = available_simulations()
+    simulations = available_simulations()
     if names:
-        for name in found:
+        for name in simulations:
             print(name)
         return
     table = Table("simulation", "what it shows", box=None)
-    for name, title in found.items():
+    for name, title in simulations.items():
         table.add_row(name, title)
     console.print(table)
     table = Table("model", "what it is", box=None)

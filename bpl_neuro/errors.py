@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BackendError",
     "BplError",
@@ -41,7 +43,11 @@ class DivergenceError(BplError, ArithmeticError):
         What diverged, by its name in the code (``"state"``, ``"theta"``, …).
     last_finite : float
         Largest magnitude the quantity had when it was last finite.
+    state : LearnerState or None
+        The learner's, with the last finite parameters and without its place in a stream.
     """
+
+    state: Any = None
 
     def __init__(self, step: int, batch: int, quantity: str, last_finite: float) -> None:
         self.step, self.batch, self.quantity, self.last_finite = step, batch, quantity, last_finite

@@ -236,23 +236,23 @@ def _plain(value: Any) -> Any:
 
 def environment() -> dict[str, Any]:
     """Versions and threads: what else a run depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count() or 0}
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count() or 0}
     for package in ("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            versions[package] = "not installed"
     threads = {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
-    return found | {"threads": threads}
+    return versions | {"threads": threads}
 
 
 def available_simulations() -> dict[str, str]:
     """Name → one-line title of each simulation, read without running it."""
-    found = {}
+    titles = {}
     for path in sorted(FOLDER.glob("[!_]*.py")):
         first = path.read_text(encoding="utf-8").lstrip().lstrip("\"'").splitlines()[0]
-        found[path.stem.replace("_", "-")] = first.strip().rstrip("\"'")
-    return found
+        titles[path.stem.replace("_", "-")] = first.strip().rstrip("\"'")
+    return titles
 
 
 def load_simulation(name: str) -> ModuleType:

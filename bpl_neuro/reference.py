@@ -6,6 +6,7 @@ Time is the leading axis: jacobians (T, B, n, n), c, g and targets (T, B, n), en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,13 @@ import numpy as np
 
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.synthesiser import PlasticSynthesiser, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.model.spec import Model
 from bpl_neuro.tasks.base import Batch
 
 __all__ = [
-    "Trajectory",
+    "SlowRun",
     "bptt",
     "derivative_error",
     "finite_difference",
@@ -29,12 +30,12 @@ __all__ = [
     "later_gradient",
     "offline_lambda_sg",
     "online_lambda_sg",
-    "trajectory",
+    "slow_run",
 ]
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class SlowRun:
     """A batch run with frozen parameters: its transitions, dense Jacobians, immediate gradients and loss."""
 
     transitions: Sequence[Transition]
@@ -45,7 +46,7 @@ class Trajectory:
     readout_gradient: np.ndarray
 
 
-def trajectory(circuit: Circuit, readout: Readout, batch: Batch, noise: int | None = None) -> Trajectory:
+def slow_run(circuit: Circuit, readout: Readout, batch: Batch, noise: int | None = None) -> SlowRun:
     """Run a batch step by step; parameters stay as they are. `noise` is the seed of the model's noise, if any."""
     rng = None if noise is None else np.random.default_rng(noise)
     state = circuit.initial_state(batch.size)
@@ -64,7 +65,7 @@ def trajectory(circuit: Circuit, readout: Readout, batch: Batch, noise: int | No
         readout_gradient += step_gradient
         state = circuit.reset(transition.new, batch.end[:, t])
     jacobians = np.stack([t.jacobian() for t in transitions])
-    return Trajectory(transitions, jacobians, np.stack(c), batch.end.T, loss, readout_gradient)
+    return SlowRun(transitions, jacobians, np.stack(c), batch.end.T, loss, readout_gradient)
 
 
 def finite_difference(f: Callable[[np.ndarray], float], p: np.ndarray, step: float = 1e-6) -> np.ndarray:
@@ -91,9 +92,16 @@ def finite_difference_jacobian(circuit: Circuit, s: np.ndarray, x: np.ndarray, s
 
 
 def derivative_error(model: Model, seed: int = 0) -> float:
-    """Largest difference between J_t and finite differences at random states, over the largest entry of J_t."""
+    """Largest difference between J_t and finite differences at random states, over the largest entry of J_t.
+
+    Infinite if J_t at the initial state, without input, is not finite: there such a circuit could not begin to learn.
+    """
     circuit = Circuit(model, dict.fromkeys(model.populations, 3), 2, seed=seed)
     rng = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        first = circuit.with_psi(np.zeros(circuit.layout.size)).step(circuit.initial_state(1), np.zeros((1, 2)))
+        if not np.isfinite(first.jacobian()).all():
+            return math.inf
     s, x = circuit.initial_state(4).s + rng.uniform(0.1, 1, (4, circuit.n)), rng.normal(size=(4, 2))
     J = circuit.step(circuit.state(s), x).jacobian()
     return float(np.abs(J - finite_difference_jacobian(circuit, s, x)).max() / np.abs(J).max())
@@ -108,7 +116,7 @@ def later_gradient(jacobians: np.ndarray, c: np.ndarray, end: np.ndarray, gamma:
     return G
 
 
-def bptt(run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+def bptt(run: SlowRun) -> tuple[np.ndarray, np.ndarray]:
     """Backpropagation through time.
 
     Returns
@@ -161,7 +169,7 @@ def lambda_target_terms(jacobians: np.ndarray, c: np.ndarray, g: np.ndarray, gam
 
 
 def offline_lambda_sg(
-    run: Trajectory, synthesiser: Synthesiser, theta: np.ndarray, gamma: float, lam: float
+    run: SlowRun, synthesiser: Synthesiser, theta: np.ndarray, gamma: float, lam: float
 ) -> np.ndarray:
     """Σ_t Σ_B (G_t^λ − g(s_t)) ∂g(s_t)/∂θ with θ fixed: what offline λ-SG adds to θ, over α."""
     z = [synthesiser.z(t) for t in run.transitions]
@@ -176,7 +184,7 @@ def offline_lambda_sg(
 
 
 def online_lambda_sg(
-    run: Trajectory, synthesiser: Synthesiser, theta_0: np.ndarray, gamma: float, lam: float, alpha: float
+    run: SlowRun, synthesiser: Synthesiser, theta_0: np.ndarray, gamma: float, lam: float, alpha: float
 ) -> np.ndarray:
     """θ after online λ-SG by gradient steps of size α, with Ψ frozen and trials that all end at step T.
 
@@ -209,11 +217,12 @@ def _row(v: np.ndarray, J: np.ndarray) -> np.ndarray:
 def synthesiser_gradient(synthesiser: Synthesiser, error: np.ndarray, z: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Σ_B error ∂g/∂θ, written out: [a, j] = Σ_b error[b, a] φ'[b, a] z[b, j], and the chain rule once more for Q."""
     response = synthesiser(z, theta)
-    error = (error if synthesiser.P is None else np.einsum("bi,ia->ba", error, synthesiser.P)) * response.slope
-    output = np.einsum("ba,bj->aj", error, response.z)
-    if not synthesiser.plastic_expansion:
+    P = getattr(synthesiser, "P", None)
+    error = (error if P is None else np.einsum("bi,ia->ba", error, P)) * response.slope
+    output = np.einsum("ba,bj->aj", error, response.z).ravel()
+    if not isinstance(synthesiser, PlasticSynthesiser):
         return output
     weights = synthesiser.layout.views(theta)["output"]
     at_hidden = np.einsum("ba,ah->bh", error, weights[:, :-1]) * response.hidden_slope
     hidden = np.einsum("bh,bk->hk", at_hidden, z) * synthesiser.exists
-    return np.concatenate([output.ravel(), hidden.ravel()])
+    return np.concatenate([output, hidden.ravel()])

@@ -76,6 +76,6 @@ def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dic
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValidationError(f"{path}: the file is damaged or not a bpl_neuro {kind} file: {error}") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
-        found = meta.get("kind") if isinstance(meta, dict) else type(meta).__name__
-        raise ValidationError(f"{path}: expected a bpl_neuro {kind} file, found {found!r}")
+        stored = meta.get("kind") if isinstance(meta, dict) else type(meta).__name__
+        raise ValidationError(f"{path}: expected a bpl_neuro {kind} file, found {stored!r}")
     return arrays, meta

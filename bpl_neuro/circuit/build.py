@@ -11,9 +11,9 @@ import scipy.linalg
 import sympy as sp
 
 from bpl_neuro.backend import Backend
-from bpl_neuro.checks import number, positive_int, real_array
+from bpl_neuro.checks import instance, number, positive_int, real_array
 from bpl_neuro.circuit.layout import Layout
-from bpl_neuro.circuit.transition import Local, Synapses, Wiring
+from bpl_neuro.circuit.wiring import CompiledPopulation, Synapses, Wiring
 from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.model.codegen import array_function
 from bpl_neuro.model.equations import NeuronEquations
@@ -22,7 +22,9 @@ from bpl_neuro.model.spec import INPUT, Model, Population, checked_quantity
 __all__ = [
     "constraints",
     "initial_weights",
-    "of_step",
+    "numbers_per_step",
+    "own_connectivity",
+    "own_weights",
     "population_sizes",
     "scale_to_radius",
     "wire",
@@ -46,7 +48,7 @@ def wire(
     model: Model, sizes: Mapping[str, int], inputs: int, overrides: Mapping[str, Any], dtype: Any, backend: Backend
 ) -> Wiring:
     """Compile every population at its size and lay out every group of synapses."""
-    populations: list[Local] = []
+    populations: list[CompiledPopulation] = []
     n = rates = 0
     unused = set(overrides)
     for name, population in model.populations.items():
@@ -54,7 +56,7 @@ def wire(
         values = _parameter_values(population, N, overrides, unused)
         longest = max((p.delay for p in model.projections if p.pre == name), default=0)
         delayed = replace(population, neuron=population.neuron.with_delay_line(longest))
-        populations.append(_local(delayed, N, n, rates, values, model.dt, dtype, backend))
+        populations.append(_compiled(delayed, N, n, rates, values, model.dt, dtype, backend))
         n, rates = n + N * populations[-1].S, rates + N
     if unused:
         known = [f"{p.name}.{k}" for p in model.populations.values() for k in p.parameters]
@@ -114,9 +116,67 @@ def scale_to_radius(wiring: Wiring, psi: np.ndarray, radius: float) -> None:
     for synapses in wiring.synapses:
         if synapses.pre == synapses.post:
             for W in views[synapses.key]:
-                found = np.abs(np.linalg.eigvals(W)).max()
-                if found > 0:
-                    W *= radius / found
+                largest = np.abs(np.linalg.eigvals(W)).max()
+                if largest > 0:
+                    W *= radius / largest
+
+
+def own_connectivity(layout: Layout, exists: np.ndarray, given: Mapping[str, Any] | None) -> np.ndarray:
+    """`exists` (|Ψ|,) with a user's own connectivity in the place of the drawn one."""
+    arrays = instance("connectivity", {} if given is None else given, Mapping, "a mapping of projections to arrays")
+    exists = exists.copy()
+    for projection, array in arrays.items():
+        view = _block(layout, exists, projection, "connectivity")
+        chosen = _shaped(view, array, f"connectivity[{projection!r}]")
+        if not np.isin(chosen, (0, 1)).all():
+            raise ValidationError(f"`connectivity[{projection!r}]` must hold booleans, or 0 and 1")
+        view[...] = chosen
+    return exists
+
+
+def own_weights(
+    layout: Layout, psi: np.ndarray, projection: str, W: Any, exists: np.ndarray | None, signs: np.ndarray | None
+) -> np.ndarray:
+    """`psi` (|Ψ|,) with a user's own weights of a projection.
+
+    Raises
+    ------
+    ValidationError
+        For an unknown projection, a shape, a sign, or a value where there is no synapse.
+    """
+    psi = psi.copy()
+    view = _block(layout, psi, projection, "projection")
+    values = _shaped(view, W, f"W of {projection}")
+    if not np.isfinite(values).all():
+        raise ValidationError(f"`W` of {projection} must be finite")
+    for name, flat, wrong in (
+        ("where no synapse exists", exists, lambda there: (there == 0) & (values != 0)),
+        ("against the projection's sign", signs, lambda sign: sign * values < 0),
+    ):
+        if flat is None:
+            continue
+        broken = wrong(layout.views(flat)[projection])
+        if broken.any():
+            where = tuple(int(i) for i in np.argwhere(broken)[0])
+            raise ValidationError(f"`W` of {projection} must not be {values[where]:g} at {where}: that is {name}")
+    view[...] = values
+    return psi
+
+
+def _block(layout: Layout, flat: np.ndarray, projection: Any, name: str) -> np.ndarray:
+    if not isinstance(projection, str) or projection not in layout:
+        raise ValidationError(f"`{name}` must be one of {', '.join(layout)}, got {projection!r}")
+    return layout.views(flat)[projection]
+
+
+def _shaped(view: np.ndarray, array: Any, name: str) -> np.ndarray:
+    """An array of the shape of a block; the ports' axis may be left out where there is one port."""
+    values = real_array(name, array)
+    if values.shape == view.shape[1:] and view.shape[0] == 1:
+        values = values[None]
+    if values.shape != view.shape:
+        raise ValidationError(f"`{name}` must have shape {view.shape}, got {values.shape}")
+    return values
 
 
 def _parameter_values(population: Population, N: int, overrides: Mapping[str, Any], unused: set[str]) -> dict[str, Any]:
@@ -125,21 +185,21 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
         for key in (name, f"{population.name}.{name}"):
             if key not in overrides:
                 continue
-            given = overrides[key]
+            value = overrides[key]
             unused.discard(key)
-            if np.ndim(given) == 0 or isinstance(given, str):
-                values[name] = checked_quantity(given, population.neuron.dimensions[name], f"`parameters` {key}")
+            if np.ndim(value) == 0 or isinstance(value, str):
+                values[name] = checked_quantity(value, population.neuron.dimensions[name], f"`parameters` {key}")
                 continue
-            array = real_array(f"parameters` {key}", given).astype(float)
+            array = real_array(f"parameters` {key}", value).astype(float)
             if array.shape != (N,) or not np.isfinite(array).all():
-                raise ValidationError(f"`parameters` {key} must be one value or {N} finite values, got {given!r}")
+                raise ValidationError(f"`parameters` {key} must be one value or {N} finite values, got {value!r}")
             values[name] = array
     return values
 
 
-def _local(
+def _compiled(
     population: Population, N: int, n: int, rates: int, values: dict[str, Any], dt: float, dtype: Any, backend: Backend
-) -> Local:
+) -> CompiledPopulation:
     """Compile one population's equations at a size."""
     neuron = population.neuron
     A, C, D = neuron.derivatives()
@@ -149,27 +209,36 @@ def _local(
         M = array_function("system", [neuron.symbols[2][: len(constants)]], list(neuron.system), np)(constants)
         constants += _exact_constants(M, S - neuron.delays, N, dt)
     constants = [np.asarray(c, dtype) if np.ndim(c) else float(c) for c in constants]
-    own = [np.full(N, population.initial[s]) for s in neuron.states[: S - neuron.delays]]
+    states = [np.full(N, population.initial[s]) for s in neuron.states[: S - neuron.delays]]
     resting = array_function("rate", [neuron.symbols[0], (), neuron.symbols[2]], [neuron.rate], np)
-    rate = np.broadcast_to(resting([*own, *own[:1] * neuron.delays], (), constants)[0], (N,))
-    initial = np.stack(own + [rate] * neuron.delays, axis=-1)
+    rate = np.broadcast_to(resting([*states, *states[:1] * neuron.delays], (), constants)[0], (N,))
+    initial = np.stack(states + [rate] * neuron.delays, axis=-1)
     symbols = neuron.symbols
     everything = [*neuron.update, *A.values(), *C.values()]
     _check_computable(
         array_function("linearised", symbols, everything, np), population.name, neuron, initial, constants
     )
     credit, back = _backwards(len(neuron.inputs), S, tuple(A), tuple(C))
-    return Local(
-        population.name, N, S, len(neuron.inputs), slice(n, n + N * S), slice(rates, rates + N),
-        backend.elementwise("linearised", symbols, everything),
-        backend.elementwise("step", symbols, everything, first=S),
-        backend.elementwise("rate", symbols, [neuron.rate, *D.values()]),
-        backend.elementwise("input_credit", *credit),
-        backend.elementwise("own_past", *back),
-        tuple(A), tuple(C), tuple(D),
-        tuple(backend.asarray(c) if np.ndim(c) else c for c in constants), backend.asarray(initial, dtype),
-        _noise(neuron, constants, N, dt),
-    )  # fmt: skip
+    return CompiledPopulation(
+        name=population.name,
+        N=N,
+        S=S,
+        P=len(neuron.inputs),
+        state_slice=slice(n, n + N * S),
+        rate_slice=slice(rates, rates + N),
+        linearised=backend.elementwise("linearised", symbols, everything),
+        step=backend.elementwise("step", symbols, everything, first=S),
+        rate=backend.elementwise("rate", symbols, [neuron.rate, *D.values()]),
+        sent_rate=backend.elementwise("sent_rate", symbols, [neuron.rate, *D.values()], first=1),
+        input_credit=backend.elementwise("input_credit", *credit),
+        own_past=backend.elementwise("own_past", *back),
+        a_keys=tuple(A),
+        c_keys=tuple(C),
+        d_keys=tuple(D),
+        parameters=tuple(backend.asarray(c) if np.ndim(c) else c for c in constants),
+        initial=backend.asarray(initial, dtype),
+        noise_scale=_noise_scale(neuron, constants, N, dt),
+    )
 
 
 def _backwards(P: int, S: int, a_keys: Sequence[tuple[int, int]], c_keys: Sequence[tuple[int, int]]) -> Any:
@@ -198,7 +267,7 @@ def _check_computable(
         raise ModelError(f"population {name!r}: a step cannot be computed with {values}: {error}") from None
 
 
-def _noise(neuron: NeuronEquations, constants: Sequence[Any], N: int, dt: float) -> np.ndarray | None:
+def _noise_scale(neuron: NeuronEquations, constants: Sequence[Any], N: int, dt: float) -> np.ndarray | None:
     """√dt times the coefficient of each noise source in each state, (N, S, Q)."""
     if not neuron.noise:
         return None
@@ -219,7 +288,7 @@ def _exact_constants(M: tuple[Any, ...], S: int, N: int, dt: float) -> list[Any]
     return [float(p[0, k]) if same else p[:, k] for p in parts for k in range(S * S)]
 
 
-def of_step(circuit: Any) -> int:
-    """Numbers that a remembered step of one trial holds: state, rate, and each neuron's u, A, C and D."""
-    local = sum(pop.N * (pop.P + len(pop.a_keys) + len(pop.c_keys) + len(pop.d_keys)) for pop in circuit.populations)
-    return circuit.n + circuit.rates + local
+def numbers_per_step(wiring: Wiring) -> int:
+    """Numbers that a remembered step of one trial holds: state and rate before and after it, and u, A, C and D."""
+    factors = sum(pop.N * (pop.P + len(pop.a_keys) + len(pop.c_keys) + len(pop.d_keys)) for pop in wiring.populations)
+    return 2 * (wiring.n + wiring.rates) + factors

@@ -1,10 +1,11 @@
-"""A recurrent circuit: a model with sizes, weights and a step that returns its own linearisation."""
+"""A recurrent circuit: a model with sizes and weights, and a step that returns its own linearisation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,21 +15,28 @@ from bpl_neuro.checks import generator, instance, number, positive_int, real_arr
 from bpl_neuro.circuit.build import (
     constraints,
     initial_weights,
+    numbers_per_step,
+    own_connectivity,
+    own_weights,
     population_sizes,
     scale_to_radius,
     wire,
 )
+from bpl_neuro.circuit.dynamics import Dynamics
 from bpl_neuro.circuit.files import read_circuit, write_circuit
 from bpl_neuro.circuit.layout import Layout
-from bpl_neuro.circuit.transition import Local, State, Synapses, Transition, port_index
+from bpl_neuro.circuit.wiring import State, Wiring
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.spec import Model
 
 __all__ = ["Circuit"]
 
 
-class Circuit:
+class Circuit(Dynamics):
     """A recurrent circuit of rate neurons, s_t = F(s_{t−1}, u_t), u_{t,p} = W_p r_{t−1} + W_p^in x_t + b_p.
+
+    A circuit is a value: nothing in it changes. What learns are the weights Ψ in a `LearnerState`; a circuit with other
+    weights is another circuit, which shares what was compiled (`with_psi`, `with_weights`, `clamped_at`, `silenced`).
 
     Parameters
     ----------
@@ -45,6 +53,11 @@ class Circuit:
     parameters : mapping, optional
         Values that replace the model's: ``{"tau": "20*ms"}``, or (N,) arrays in SI units; for one of several
         populations ``{"exc.tau": …}``.
+    connectivity : mapping, optional
+        Which synapses exist, by projection (``{"exc->exc": array}``), (post, pre) or (ports, post, pre), in the place
+        of the model's `probability`.
+    weights : mapping, optional
+        Initial weights by projection, in the place of drawn ones; checked as in `with_weights`.
     seed : int or numpy.random.Generator
         For the initial weights: uniform in ±1/√N; a bias is the sum of two such draws.
     dtype : {"float64", "float32"}
@@ -53,12 +66,24 @@ class Circuit:
 
     Attributes
     ----------
-    n : int
-        Size of the flat state.
-    clamped : dict
-        (Population number, neuron) → value at which its first state variable is held; see `clamp`.
+    n, rates : int
+        Size of the flat state, and number of neurons.
+    psi : (|Ψ|,) array
+        All weights and biases, flat; read-only.
+    weights : mapping of str to array
+        The same by projection, (ports, N_post, N_pre), and ``"bias->POPULATION"``; read-only views.
+    mask : (|Ψ|,) array or None
+        1 where a synapse exists and is plastic, else 0; None if all are.
+    exists : (|Ψ|,) array or None
+        Where there is a synapse, on the host; None if that is everywhere.
+    signs : (|Ψ|,) array or None
+        Sign (1, −1) that each weight keeps, 0 where it is free; None if all are free.
+    clamped : mapping
+        (Population number, neuron) → value at which its first state variable is held; see `clamped_at`.
     layout : Layout
         Names and shapes of the blocks of `psi`.
+    wiring : Wiring
+        What was compiled; shared by circuits that differ in weights alone.
 
     Raises
     ------
@@ -75,6 +100,8 @@ class Circuit:
         radius: float | None = None,
         input_scale: float = 1.0,
         parameters: Mapping[str, Any] | None = None,
+        connectivity: Mapping[str, Any] | None = None,
+        weights: Mapping[str, Any] | None = None,
         seed: int | np.random.Generator = 0,
         dtype: Any = "float64",
         backend: str = "numpy",
@@ -86,107 +113,105 @@ class Circuit:
         self.dtype = self.backend.dtype(dtype)
         self.input_size = positive_int("input_size", input_size)
         self.sizes = population_sizes(self.model, size)
-        self._overrides = dict(instance("parameters", parameters or {}, Mapping, "a mapping of names to values"))
-        self._wiring = wire(self.model, self.sizes, self.input_size, self._overrides, self.dtype, self.backend)
-        self.layout: Layout = self._wiring.layout
-        self.n = self._wiring.n
-        self.rates = self._wiring.rates
+        self._overrides = dict(
+            instance("parameters", {} if parameters is None else parameters, Mapping, "a mapping of names to values")
+        )
+        self.wiring: Wiring = wire(self.model, self.sizes, self.input_size, self._overrides, self.dtype, self.backend)
+        self.layout: Layout = self.wiring.layout
+        self.n, self.rates = self.wiring.n, self.wiring.rates
         rng = generator("seed", seed)
-        psi = initial_weights(self._wiring, rng)
+        psi = initial_weights(self.wiring, rng)
         input_scale = number("input_scale", input_scale)
-        for synapses in self._wiring.synapses:
+        for synapses in self.wiring.synapses:
             if synapses.pre is None:
                 self.layout.views(psi)[synapses.key][...] *= input_scale
-        exists, plastic, signs = constraints(self.model, self._wiring, rng)
+        exists, plastic, signs = constraints(self.model, self.wiring, rng)
+        exists = own_connectivity(self.layout, exists, connectivity)
         psi = np.where(signs == 0, psi, np.abs(psi) * signs) * exists
         if radius is not None:
-            scale_to_radius(self._wiring, psi, radius)
+            scale_to_radius(self.wiring, psi, radius)
+        weights = instance("weights", {} if weights is None else weights, Mapping, "a mapping of projections to arrays")
+        for projection, W in weights.items():
+            psi = own_weights(self.layout, psi, projection, W, exists, signs)
+        self.exists = None if exists.all() else exists
         mask = exists * plastic
-        self.mask = None if mask.all() else mask
-        self._signs = self.backend.asarray(signs, self.dtype) if signs.any() else None
-        self.clamped: dict[tuple[int, int], float] = {}
-        self.psi = psi
+        self.mask = None if mask.all() else self.backend.asarray(mask, self.dtype)
+        self.signs = self.backend.asarray(signs, self.dtype) if signs.any() else None
+        self.clamped: Mapping[tuple[int, int], float] = MappingProxyType({})
+        self._take(self.backend.asarray(psi, self.dtype))
 
-    @property
-    def populations(self) -> tuple[Local, ...]:
-        """Where each population sits in the flat state, and how it is computed."""
-        return self._wiring.populations
-
-    @property
-    def synapses(self) -> tuple[Synapses, ...]:
-        """Groups of weights: which population, or input, projects onto which inputs of which."""
-        return self._wiring.synapses
-
-    @property
-    def xp(self) -> Any:
-        """Array namespace of the backend."""
-        return self.backend.xp
+    def _take(self, psi: Any) -> None:
+        """These weights from now on: for a circuit that is being made."""
+        self._psi = self.backend.read_only(psi)
+        self.weights: Mapping[str, Any] = MappingProxyType(self.layout.views(self._psi))
 
     @property
     def psi(self) -> Any:
-        """All weights and biases Ψ, flat (|Ψ|,); never changed in place: assign a new vector."""
+        """All weights and biases."""
         return self._psi
 
     @psi.setter
-    def psi(self, value: Any) -> None:
-        value = self.own_array("psi", value)
-        if value.shape != (self.layout.size,):
-            raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {value.shape}")
-        if not self.xp.isfinite(value).all():
-            raise ValidationError("`psi` must be finite")
-        self._psi = value
-        self.weights = self.layout.views(value)
-
-    def own_array(self, name: str, value: Any) -> Any:
-        """`value`, from the host or the backend itself, as an array of the backend in the circuit's precision."""
-        given = value if self.backend.owns(value) and value.dtype.kind == "f" else real_array(name, value)
-        return self.backend.asarray(given, self.dtype)
+    def psi(self, psi: Any) -> None:
+        raise ValidationError("`psi` of a circuit does not change; `circuit.with_psi(psi)` gives another circuit")
 
     @property
-    def signs(self) -> Any:
-        """Sign (1, −1) that each weight keeps, 0 where it is free; (|Ψ|,), or None if all are free."""
-        return self._signs
+    def recurrent_size(self) -> int:
+        """Number of weights between neurons, those that are no synapses included."""
+        return sum(math.prod(self.layout[group.key]) for group in self.synapses if group.pre is not None)
 
     @property
-    def mask(self) -> Any:
-        """1 where a synapse exists and is plastic, else 0; (|Ψ|,), or None if all are."""
-        return self._wiring.mask
+    def numbers_per_step(self) -> int:
+        """Numbers that a remembered step of one trial holds: states and rates, and each neuron's u, A, C and D."""
+        return numbers_per_step(self.wiring)
 
-    @mask.setter
-    def mask(self, value: Any) -> None:
-        self._wiring = replace(self._wiring, mask=None if value is None else self.backend.asarray(value, self.dtype))
+    # Circuits that differ from this one in a value.
 
-    def constrain(self, psi: Any) -> Any:
-        """For after an optimiser's step: what is not plastic stays, and a weight that would cross zero stops there.
+    def with_psi(self, psi: Any) -> Circuit:
+        """The circuit with other weights Ψ, (|Ψ|,).
 
-        The first is not left to the masked gradient alone: an optimiser with momentum moves on without one.
+        Raises
+        ------
+        ValidationError
+            Unless they are finite and as many as there are.
         """
-        if self.mask is not None:
-            psi = self.xp.where(self.mask == 0, self.psi, psi)
-        if self._signs is not None:
-            psi = self.xp.where(self._signs * psi < 0, 0, psi)
-        return psi
+        psi = self.own_array("psi", psi)
+        if psi.shape != (self.layout.size,):
+            raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {psi.shape}")
+        if not self.xp.isfinite(psi).all():
+            raise ValidationError("`psi` must be finite")
+        return self.holding(psi)
 
-    def plastic_weights(self) -> Any:
-        """Ψ with biases, and synapses that are not plastic, put at 0; (|Ψ|,)."""
-        weights = self.psi.copy() if self.mask is None else self.psi * self.mask
-        for name, view in self.layout.views(weights).items():
-            if name.startswith("bias->"):
-                view[...] = 0
-        return weights
+    def with_weights(self, projection: str, W: Any) -> Circuit:
+        """The circuit with other weights of a projection.
 
-    def silence(self, projection: str) -> None:
-        """Put the weights of a projection at zero and take them out of learning."""
+        Parameters
+        ----------
+        projection : str
+            A name in `layout`, like ``"exc->inh"``, ``"input->exc"`` or ``"bias->exc"``.
+        W : array
+            (ports, post, pre), or (post, pre) for a single port.
+
+        Raises
+        ------
+        ValidationError
+            For a shape, a sign, or a synapse that the circuit does not have.
+        """
+        signs = None if self.signs is None else self.backend.to_host(self.signs)
+        psi = own_weights(self.layout, self.backend.to_host(self.psi), projection, W, self.exists, signs)
+        return self.holding(self.backend.asarray(psi, self.dtype))
+
+    def silenced(self, projection: str) -> Circuit:
+        """The circuit with the weights of a projection at zero, and not plastic."""
         if projection not in self.layout:
             raise ValidationError(f"`projection` must be one of {', '.join(self.layout)}, got {projection!r}")
         mask = self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
         psi = self.psi.copy()
         for flat in (mask, psi):
             self.layout.views(flat)[projection][...] = 0
-        self.mask, self.psi = mask, psi
+        return self.holding(psi, mask=mask)
 
-    def clamp(self, population: str, units: Any, value: float | None) -> None:
-        """Hold the first state variable of some neurons at a value; None as value lets them go."""
+    def clamped_at(self, population: str, units: Any, value: float | None) -> Circuit:
+        """The circuit with the first state variable of some neurons held at a value; None lets them go."""
         if population not in self.sizes:
             raise ValidationError(f"`population` must be one of {', '.join(self.sizes)}, got {population!r}")
         q = list(self.sizes).index(population)
@@ -197,108 +222,51 @@ class Circuit:
         if value is not None and not np.isfinite(value):
             raise ValidationError(f"`value` must be finite, got {value!r}")
         keys = [(q, int(unit)) for unit in units]
-        self.clamped = {key: held for key, held in self.clamped.items() if key not in keys}
-        if value is not None:
-            self.clamped |= dict.fromkeys(keys, float(value))
+        clamped = {key: held for key, held in self.clamped.items() if key not in keys}
+        return self.holding(clamped=clamped if value is None else clamped | dict.fromkeys(keys, float(value)))
 
-    def draw_noise(self, rng: np.random.Generator, batch: int) -> Any:
-        """One step's additive noise for (B, n) states, or None for a model without noise."""
-        if not self.noisy:
-            return None
-        noise = np.zeros((batch, self.n))
-        for pop in self._wiring.populations:
-            if pop.noise is not None:
-                draws = rng.standard_normal((batch, pop.N, pop.noise.shape[-1]))
-                noise[:, pop.state_slice] = np.einsum("nsq,bnq->bns", pop.noise, draws).reshape(batch, -1)
-        return self.backend.asarray(noise, self.dtype)
+    def holding(self, psi: Any = None, **values: Any) -> Circuit:
+        """The circuit with other values of `psi`, `mask` or `clamped`, taken as they are: nothing is checked.
 
-    @property
-    def noisy(self) -> bool:
-        """Whether the model has noise."""
-        return any(pop.noise is not None for pop in self._wiring.populations)
-
-    def initial_state(self, batch: int) -> State:
-        """The state every trial starts from, for `batch` trials."""
-        xp = self.xp
-        parts = [pop.initial.reshape(-1) for pop in self._wiring.populations]
-        s = xp.broadcast_to(xp.concatenate(parts), (batch, self.n)).copy()
-        return self.state(s)
-
-    def state(self, s: Any) -> State:
-        """A flat (B, n) state with the rates and rate derivatives that belong to it."""
-        rates, slopes = [], []
-        for pop in self._wiring.populations:
-            own = s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            r, *d = pop.rate([own[..., k] for k in range(pop.S)], (), pop.parameters)
-            rates.append(r)
-            slopes.append(dict(zip(pop.d_keys, d, strict=True)))
-        return State(s, rates[0] if len(rates) == 1 else self.xp.concatenate(rates, axis=1), tuple(slopes))
-
-    def reset(self, state: State, rows: Any) -> State:
-        """`state` with the trials where `rows` (B,) is true back at the initial state."""
-        if not rows.any():
-            return state
-        fresh = self.initial_state(1).s
-        return self.state(self.xp.where(rows[:, None], fresh, state.s))
-
-    def drive(self, x: Any) -> list[Any]:
-        """What bias and external input add to the summed inputs: (…, B, P, N) per population, for x (…, B, K).
-
-        For many steps at once it is one matrix product; it holds as long as the weights stay what they are.
+        Costs a few µs: a learning loop makes one whenever Ψ moves.
         """
-        sums = []
-        for q, pop in enumerate(self._wiring.populations):
-            own = [synapses for synapses in self._wiring.synapses if synapses.post == q and synapses.pre is None]
-            if own and len(own[0].ports) == pop.P:
-                u = self._arriving(own.pop(0), x)
-            else:
-                u = self.xp.zeros((*x.shape[:-1], pop.P, pop.N), self.dtype)
-            u += self.weights[f"bias->{pop.name}"]
-            for synapses in own:
-                self._arrive(u, synapses, x)
-            sums.append(u)
-        return sums
+        other = object.__new__(Circuit)  # what copy.copy does, ten times slower
+        vars(other).update(vars(self))
+        if psi is not None:
+            other._take(psi)
+        if "clamped" in values:
+            other.clamped = MappingProxyType(dict(values["clamped"]))
+        if "mask" in values:
+            other.mask = values["mask"]
+        return other
 
-    def step(
-        self, state: State, x: Any, *, noise: Any = None, linearise: bool = True, drive: list[Any] | None = None
-    ) -> Transition:
-        """One step s_{t−1} → s_t with its linearisation.
+    def fits(self, part: Any) -> bool:
+        """Whether a readout, a synthesiser or a rule was made for this circuit, be it with other weights."""
+        made_for: Any = getattr(part, "circuit", None)
+        return made_for is None or made_for.wiring is self.wiring
 
-        Parameters
-        ----------
-        state : State
-        x : (B, K) array
-        noise : (B, n) array, optional
-            Added to the new state; from `draw_noise`.
-        linearise : bool
-            False leaves A and C empty: for running without learning.
-        drive : list of (B, P, N) arrays, optional
-            That of x, where it was computed before; it is changed.
+    def own_array(self, name: str, value: Any) -> Any:
+        """`value`, from the host or the backend itself, as an array of the backend in the circuit's precision."""
+        array = value if self.backend.owns(value) and value.dtype.kind == "f" else real_array(name, value)
+        return self.backend.asarray(array, self.dtype)
+
+    def constrain(self, psi: Any) -> None:
+        """After an optimiser's step, in place: what is not plastic stays, a weight that would cross zero stops there.
+
+        The first is not left to the masked gradient alone: an optimiser with momentum moves on without one.
         """
-        wiring, xp = self._wiring, self.xp
-        u = self.drive(x) if drive is None else drive
-        for synapses in wiring.synapses:
-            if synapses.pre is not None:
-                self._arrive(u[synapses.post], synapses, wiring.sent(synapses, state, x))
-        s = xp.empty_like(state.s)
-        A, C = [], []
-        for pop, u_pop in zip(wiring.populations, u, strict=True):
-            old = state.s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            new = s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            states = [old[..., k] for k in range(pop.S)]
-            received = [u_pop[:, p] for p in range(pop.P)]
-            update = pop.linearised if linearise else pop.step
-            places = [new[..., k] for k in range(pop.S)]
-            results = self.backend.write(update, places, states, received, pop.parameters)
-            if linearise:
-                split = pop.S + len(pop.a_keys)
-                A.append(dict(zip(pop.a_keys, results[pop.S : split], strict=True)))
-                C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
-        if noise is not None:
-            s += noise
-        if self.clamped:
-            self._hold(s, A, C)
-        return Transition(state, self.state(s), x, tuple(u), tuple(A), tuple(C), self.weights, wiring)
+        if self.mask is not None:
+            self.xp.copyto(psi, self.psi, where=self.mask == 0)
+        if self.signs is not None:
+            self.xp.copyto(psi, 0, where=self.signs * psi < 0)
+
+    def plastic_weights(self) -> Any:
+        """Ψ with biases, and synapses that are not plastic, put at 0; (|Ψ|,)."""
+        weights = self.psi.copy() if self.mask is None else self.psi * self.mask
+        for name, view in self.layout.views(weights).items():
+            if name.startswith("bias->"):
+                view[...] = 0
+        return weights
 
     def run(
         self, x: Any, state: State | None = None, *, noise: int | np.random.Generator | None = None
@@ -322,14 +290,15 @@ class Circuit:
         x = self.backend.asarray(x, self.dtype)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValidationError(f"`x` must be (trials, steps, {self.input_size}), got shape {x.shape}")
-        state = state or self.initial_state(x.shape[0])
-        states = self.xp.empty((x.shape[0], x.shape[1], self.n), self.dtype)
-        rates = self.xp.empty((x.shape[0], x.shape[1], self.rates), self.dtype)
-        rng = np.random.default_rng(noise) if noise is not None else None
-        for t in range(x.shape[1]):
-            added = None if rng is None else self.draw_noise(rng, x.shape[0])
-            state = self.step(state, x[:, t], noise=added, linearise=False).new
-            states[:, t], rates[:, t] = state.s, state.rate
+        B, T = x.shape[:2]
+        state = state or self.initial_state(B)
+        s, rate = state.s, state.rate
+        states, rates = (self.xp.empty((B, T, size), self.dtype) for size in (self.n, self.rates))
+        rng = None if noise is None else generator("noise", noise)
+        for t in range(T):
+            self.advance(s, rate, x[:, t], self.drive(x[:, t]), states[:, t], noise=self.draw_noise(rng, B))
+            self.send(states[:, t], rates[:, t])
+            s, rate = states[:, t], rates[:, t]
         return states, rates
 
     def save(self, path: str | Path) -> None:
@@ -347,53 +316,16 @@ class Circuit:
         """
         arrays, arguments, clamped = read_circuit(path)
         circuit = cls(**arguments, backend=backend)
-        circuit.psi, circuit.mask, circuit.clamped = arrays["psi"], arrays.get("mask"), clamped
-        return circuit
+        mask, exists = arrays.get("mask"), arrays.get("exists")
+        circuit.exists = None if exists is None else exists.astype(bool)
+        mask = None if mask is None else circuit.backend.asarray(mask, circuit.dtype)
+        return circuit.with_psi(arrays["psi"]).holding(mask=mask, clamped=clamped)
 
     def population_states(self, s: Any) -> dict[str, Any]:
         """A flat (…, n) array as population name → (…, N, S)."""
         return {
-            pop.name: s[..., pop.state_slice].reshape(*s.shape[:-1], pop.N, pop.S) for pop in self._wiring.populations
+            pop.name: s[..., pop.state_slice].reshape(*s.shape[:-1], pop.N, pop.S) for pop in self.wiring.populations
         }
-
-    def rate_credit(self, state: State, dr: Any) -> Any:
-        """∂L/∂s from ∂L/∂r at the same step: (B, N) → (B, n)."""
-        out = self.xp.zeros((dr.shape[0], self.n), dr.dtype)
-        for pop, D in zip(self._wiring.populations, state.D, strict=True):
-            own = out[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            for j, d in D.items():
-                own[..., j] = dr[:, pop.rate_slice] * d
-        return out
-
-    def _hold(self, s: Any, A: list[Any], C: list[Any]) -> None:
-        """Clamped states: the value itself, and derivatives 0."""
-        for q, pop in enumerate(self.populations):
-            held = {unit: value for (p, unit), value in self.clamped.items() if p == q}
-            if not held:
-                continue
-            units = list(held)
-            s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = self.backend.asarray(
-                list(held.values()), s.dtype
-            )
-            keep = self.xp.ones(pop.N, self.dtype)
-            keep[units] = 0
-            for factors in (A[q], C[q]) if A else ():
-                for key in factors:
-                    if key[0] == 0:
-                        factors[key] = factors[key] * keep
-
-    def _arrive(self, u: Any, synapses: Synapses, sent: Any) -> None:
-        """Add what arrives through a group of synapses to summed inputs (…, P, N), in place."""
-        arriving = self._arriving(synapses, sent)
-        if len(synapses.ports) == u.shape[-2]:
-            u += arriving
-        else:
-            u[..., port_index(synapses.ports), :] += arriving
-
-    def _arriving(self, synapses: Synapses, sent: Any) -> Any:
-        W = self.weights[synapses.key]
-        flat = sent.reshape(-1, W.shape[-1])  # of many steps: one product, not one for each
-        return (flat @ W.reshape(-1, W.shape[-1]).T).reshape(*sent.shape[:-1], *W.shape[:2])
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())

@@ -26,7 +26,8 @@ def write_circuit(path: str | Path, circuit: Any, parameters: Mapping[str, Any])
         "clamped": [[*key, value] for key, value in circuit.clamped.items()],
         "parameters": {key: np.asarray(value).tolist() for key, value in parameters.items()},
     }
-    arrays = {"psi": circuit.psi} if circuit.mask is None else {"psi": circuit.psi, "mask": circuit.mask}
+    arrays = {"psi": circuit.psi, "mask": circuit.mask, "exists": circuit.exists}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     write_arrays(path, {name: circuit.backend.to_host(array) for name, array in arrays.items()}, meta)
 
 

@@ -39,9 +39,11 @@ class Layout(Mapping[str, tuple[int, ...]]):
         """
         if flat.shape[-1] != self.size:
             raise ValidationError(f"expected {self.size} values, got {flat.shape[-1]}")
-        return {
-            name: flat[..., self._slices[name]].reshape(flat.shape[:-1] + shape) for name, shape in self._shapes.items()
-        }
+        return {name: self.view(flat, name) for name in self._shapes}
+
+    def view(self, flat: Any, name: str) -> Any:
+        """One of `views`."""
+        return flat[..., self._slices[name]].reshape(flat.shape[:-1] + self._shapes[name])
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]

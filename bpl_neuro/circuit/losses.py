@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.array_forms import sigmoid
 
 __all__ = ["LOSSES", "Loss", "get_loss"]
 
@@ -36,7 +37,7 @@ def cross_entropy(xp: Any, output: Any, target: Any) -> tuple[Any, Any]:
 def binary_cross_entropy(xp: Any, output: Any, target: Any) -> tuple[Any, Any]:
     """Σ over bits of −[y* log σ(y) + (1 − y*) log(1 − σ(y))] in nats."""
     loss = xp.maximum(output, 0) - output * target + xp.log1p(xp.exp(-xp.abs(output)))
-    return loss.sum(axis=1), 0.5 + 0.5 * xp.tanh(0.5 * output) - target
+    return loss.sum(axis=1), sigmoid(xp, output) - target
 
 
 LOSSES: dict[str, Loss] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.losses import Loss, get_loss
-from bpl_neuro.circuit.transition import State
+from bpl_neuro.circuit.wiring import State
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["Readout"]
@@ -19,6 +20,8 @@ __all__ = ["Readout"]
 
 class Readout:
     """y_t = W r_t + b, with a loss on y_t.
+
+    A readout is a value, as a circuit is: one with other weights is another one (`with_phi`).
 
     Parameters
     ----------
@@ -42,7 +45,9 @@ class Readout:
     Attributes
     ----------
     phi : (M·N + M,) array
-        Weights and biases, flat; never changed in place.
+        Weights and biases, flat; read-only.
+    weights : mapping of str to array
+        The same by name: ``"weights"`` (M, N) and ``"bias"`` (M,).
     """
 
     def __init__(
@@ -75,27 +80,44 @@ class Readout:
         views = self.layout.views(phi)
         views["weights"][...] = rng.uniform(-bound, bound, (self.output_size, N))
         views["bias"][...] = rng.uniform(-bound, bound, (2, self.output_size)).sum(axis=0)
-        self.phi = phi
+        self._take(circuit.backend.asarray(phi, circuit.dtype))
+
+    def _take(self, phi: Any) -> None:
+        self._phi = self.circuit.backend.read_only(phi)
+        self.weights = MappingProxyType(self.layout.views(self._phi))
 
     @property
     def phi(self) -> Any:
-        """Weights and biases, flat."""
+        """All weights and biases."""
         return self._phi
 
     @phi.setter
-    def phi(self, value: Any) -> None:
-        value = self.circuit.own_array("phi", value)
-        if value.shape != (self.layout.size,):
-            raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {value.shape}")
-        self._phi, self._views = value, self.layout.views(value)
+    def phi(self, phi: Any) -> None:
+        raise ValidationError("`phi` of a readout does not change; `readout.with_phi(phi)` gives another readout")
+
+    def with_phi(self, phi: Any) -> Readout:
+        """The readout with other weights; ValidationError unless they are finite and as many as there are."""
+        phi = self.circuit.own_array("phi", phi)
+        if phi.shape != (self.layout.size,):
+            raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {phi.shape}")
+        if not self.circuit.xp.isfinite(phi).all():
+            raise ValidationError("`phi` must be finite")
+        return self.holding(phi)
+
+    def holding(self, phi: Any) -> Readout:
+        """The readout with other weights, taken as they are: nothing is checked."""
+        other = object.__new__(Readout)
+        vars(other).update(vars(self))
+        other._take(phi)
+        return other
 
     def output(self, rate: Any) -> Any:
         """y of rates (…, N): (…, M)."""
-        return rate[..., self.columns] @ self._views["weights"].T + self._views["bias"]
+        return rate[..., self.columns] @ self.weights["weights"].T + self.weights["bias"]
 
-    def trial_weight(self, batch: int) -> float:
+    def trial_weight(self, trials: int) -> float:
         """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
-        weight = 1 / batch if self.reduction == "mean" else 1.0
+        weight = 1 / trials if self.reduction == "mean" else 1.0
         return weight * self.circuit.model.dt if self.continuous_time else weight
 
     def credit(
@@ -129,6 +151,6 @@ class Readout:
         rate = state.rate[:, self.columns]
         gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
         dr = xp.zeros_like(state.rate)
-        W = self._views["weights"]
+        W = self.weights["weights"]
         dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
         return loss * weight, self.circuit.rate_credit(state, dr), gradient, y

@@ -1,21 +1,28 @@
-"""The synthesiser: a population without memory that predicts the future error gradient, g(s; θ) = φ(θ z)."""
+"""The synthesiser: a population without memory that predicts the future error gradient, g(s; θ) = φ(θ z).
+
+Three classes with one interface: units that each predict for one state variable (`Synthesiser`), fewer units that
+predict within a subspace (`SubspaceSynthesiser`), and units behind a layer that learns as well (`PlasticSynthesiser`).
+θ is a flat vector in all of them; its `layout` names the blocks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bpl_neuro.checks import generator, instance, positive_int, real_array
 from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
-from bpl_neuro.circuit.transition import Transition, column
+from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.model.equations import NeuronEquations, read_equations
+from bpl_neuro.model.equations import NeuronEquations
 from bpl_neuro.model.expressions import symbol
 
-__all__ = ["Response", "Synthesiser", "outer"]
+__all__ = ["PlasticSynthesiser", "Response", "SubspaceSynthesiser", "Synthesiser", "outer"]
 
 
 class Response(NamedTuple):
@@ -47,6 +54,9 @@ class Response(NamedTuple):
 class Synthesiser:
     """One unit per circuit state variable; its equation comes from the model file.
 
+    ``Synthesiser(circuit, subspace=…)`` gives a `SubspaceSynthesiser`, and one with a plastic expansion layer, or a
+    learned subspace, a `PlasticSynthesiser`.
+
     Parameters
     ----------
     circuit : Circuit
@@ -59,14 +69,14 @@ class Synthesiser:
         random Q. The model's ``[synthesiser.expansion]`` by default; 0 for none.
     fan_in : int, optional
         Inputs of each expansion unit; the model's, or 4.
-    subspace : array (n, d) or {"random", "learned"}, optional
-        Predict the error in d dimensions only: g = φ(θ z) Pᵀ with θ (d, m) and the orthonormal columns of P, as from
-        `analysis.principal_subspace`; "random" draws P; "learned" makes it part of θ, as the output weights
-        of a plastic layer of d linear units that see everything (fixed traces of its own: "full" and "sweep" only).
-    dimension : int, optional
-        d, for "random" and "learned".
     plastic_expansion : bool, optional
         Q learns as well, where it has a synapse: it is then part of θ. The model's, or False.
+    subspace : array (n, d) or {"random", "learned"}, optional
+        Predict the error in d dimensions only: g = φ(θ z) Pᵀ with θ (d, m) and the orthonormal columns of P, as from
+        `analysis.principal_subspace`; "random" draws P; "learned" makes it part of θ, as the output weights of a
+        plastic layer of d linear units that see everything (traces "full", "lazy" and "sweep" only).
+    dimension : int, optional
+        d, for "random" and "learned".
     seed : int or numpy.random.Generator
         For Q: `fan_in` entries a row, uniform in ±√(3/fan_in) (unit variance together); its last column, the bias,
         uniform in ±1.
@@ -74,21 +84,41 @@ class Synthesiser:
     Attributes
     ----------
     n, d, m : int
-        Outputs (= size of the circuit's flat state), units that predict (n, or fewer in a subspace), and size of z.
+        Outputs (= size of the circuit's flat state), units that predict (n, or fewer in a subspace), and size of what
+        these units receive, a 1 included.
     k : int
         Size of what `z` returns: m, or with a plastic expansion layer the size of [s; x; 1].
     layout : Layout
-        Blocks of θ: ``"output"`` (d, m) and, where it is plastic, ``"expansion"`` (H, k). θ is a (d, m) array, or a
-        flat one if there are two blocks.
-    P : (n, d) array or None
-        The subspace.
-    Q : (H, k) array or None
-        Weights of the expansion layer at the start.
-    exists : (H, k) array
-        1 where a plastic expansion layer has a synapse or a bias, else 0.
+        Blocks of θ: ``"output"`` (d, m) and, where it is plastic, ``"expansion"`` (H, k).
     linear : bool
         True when φ is the identity up to a constant factor.
+    own_units : bool
+        Whether there is one unit for each state variable, which predicts for that one alone.
+    hidden : tuple or None
+        Shape (H, k) of a plastic expansion layer.
+    Q : (H, k) array or None
+        Weights of the expansion layer at the start.
+
+    Raises
+    ------
+    ValidationError
+        For options that do not go together, or values out of range.
     """
+
+    own_units = True
+    hidden: tuple[int, int] | None = None
+
+    def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
+        """The class that these options ask for."""
+        if cls is Synthesiser:
+            subspace, plastic = options.get("subspace"), options.get("plastic_expansion")
+            if isinstance(subspace, str) and subspace == "learned":
+                return super().__new__(PlasticSynthesiser)
+            if subspace is not None:
+                return super().__new__(SubspaceSynthesiser)
+            if plastic is True or (plastic is None and _plastic_in_the_model(circuit, options.get("expansion"))):
+                return super().__new__(PlasticSynthesiser)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -106,122 +136,76 @@ class Synthesiser:
         instance("circuit", circuit, Circuit, "a Circuit")
         spec = circuit.model.spec.synthesiser
         self.circuit = circuit
-        self.sees = spec.sees if sees is None else sees
         for name, value in (("sees_input", sees_input), ("plastic_expansion", plastic_expansion)):
             if value is not None:
                 instance(name, value, bool, "True or False")
+        self.sees = spec.sees if sees is None else sees
         self.sees_input = spec.sees_input if sees_input is None else sees_input
         if self.sees not in ("state", "rate"):
             raise ValidationError(f'`sees` must be "state" or "rate", got {self.sees!r}')
-        self.n = circuit.n
-        seen = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.input_size
+        if subspace is None and dimension is not None:
+            raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
+        self.n = self.d = circuit.n
+        self.visible = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.input_size
         self.Q: Any = None
         rng = generator("seed", seed)
-        self.P = self._subspace(subspace, dimension, rng)
-        self.d = self.n if self.P is None else self.P.shape[1]
-        if isinstance(subspace, str) and subspace == "learned":
-            if expansion or (expansion is None and spec.expansion) or fan_in is not None or plastic_expansion is False:
-                raise ValidationError(
-                    '`subspace` = "learned" is a plastic layer itself and sees everything: leave `fan_in` and '
-                    "`expansion` out, and give expansion=0 where the model has one"
-                )
-            self._expand(seen, dimension, seen, rng, linear=True)
-            plastic_expansion = True
-        else:
-            self._expand(seen, expansion, fan_in, rng)
-        if plastic_expansion is None:
-            plastic_expansion = bool(spec.expansion and spec.expansion.plastic)
-        elif plastic_expansion and self.Q is None:
-            raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
-        self.plastic_expansion = plastic_expansion and self.Q is not None
-        if self.plastic_expansion and self.P is not None:
-            raise ValidationError("`subspace` with a plastic expansion layer is not there; use a fixed one")
-        self.m = (seen if self.Q is None else len(self.Q)) + 1
-        self.k = seen + 1 if self.plastic_expansion else self.m
-        blocks = {"output": (self.d, self.m)}
-        if self.plastic_expansion:
-            blocks["expansion"] = (self.m - 1, seen + 1)
-            self.exists = circuit.backend.asarray(self.Q != 0, circuit.dtype)
-            self.exists[:, -1] = 1
-        self.layout = Layout(blocks)
+        self._lay_out(
+            rng, {"expansion": expansion, "fan_in": fan_in, "plastic": plastic_expansion}, subspace, dimension
+        )
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
         self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
 
+    def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
+        """Draw what is fixed, and say which blocks θ has."""
+        self._expand(rng, layer["expansion"], layer["fan_in"])
+        self.m = self.k = (self.visible if self.Q is None else len(self.Q)) + 1
+        self.layout = Layout({"output": (self.d, self.m)})
+
     def initial_theta(self) -> Any:
         """θ = 0: no synthetic gradient before anything was learned; a plastic expansion layer starts at Q."""
-        if not self.plastic_expansion:
-            return self.circuit.xp.zeros((self.d, self.m), self.circuit.dtype)
-        theta = self.circuit.xp.zeros(self.layout.size, self.circuit.dtype)
-        self.layout.views(theta)["expansion"][...] = self.Q
-        return theta
+        return self.circuit.xp.zeros(self.layout.size, self.circuit.dtype)
 
     def z(self, transition: Transition) -> Any:
-        """What there is to see after step t, for `__call__`: (B, k)."""
-        state = transition.new
-        return self._seen(state.s if self.sees == "state" else state.rate, transition.x)
+        """What there is to see after step t, for `__call__`: (B, k); of the rows of a `Trajectory` (T·B, k)."""
+        return self._with_one(self._seen(transition))
 
-    def z_of_all(self, transitions: Sequence[Transition]) -> Any:
-        """`z` of several steps, one below the other, (T·B, k)."""
-        xp, states = self.circuit.xp, [transition.new for transition in transitions]
-        seen = xp.concatenate([state.s if self.sees == "state" else state.rate for state in states])
-        return self._seen(seen, xp.concatenate([t.x for t in transitions]) if self.sees_input else None)
-
-    def _seen(self, seen: Any, x: Any) -> Any:
+    def _seen(self, transition: Transition) -> Any:
+        seen = transition.new.s if self.sees == "state" else transition.new.rate
         if self.sees_input:
-            seen = self.circuit.xp.concatenate([seen, x], axis=1)
-        if self.Q is not None and not self.plastic_expansion:
-            seen = self._granule([self._with_one(seen) @ self.Q.T], self._granule_constants)[0]
-        return self._with_one(seen)
+            seen = self.circuit.xp.concatenate([seen, transition.x], axis=1)
+        if self.Q is None:
+            return seen
+        return self._granule([self._with_one(seen) @ self.Q.T], self._granule_constants)[0]
 
     def __call__(self, z: Any, theta: Any) -> Response:
         """g = φ(θ z), with its derivatives. `z` (B, k) is what `z` returned."""
-        if not self.plastic_expansion:
-            g, slope = self._unit([z @ theta.T], self._constants)
-            return Response(g if self.P is None else g @ self.P.T, slope, z, z)
-        weights = self.layout.views(theta)
-        q, hidden_slope = self._granule([z @ weights["expansion"].T], self._granule_constants)
-        received = self._with_one(q)
-        g, slope = self._unit([received @ weights["output"].T], self._constants)
-        return Response(g, slope, received, z, hidden_slope, weights["output"][:, :-1])
+        g, slope = self._unit([z @ self.weights(theta).T], self._constants)
+        return Response(g, slope, z, z)
+
+    def weights(self, theta: Any) -> Any:
+        """The weights of the units that predict, a (d, m) view of θ."""
+        return self.layout.views(theta)["output"]
 
     def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
-        """gain · Σ_B v · ∂g/∂θ, of the shape of θ: Σ_B (v·φ')ᵀ z, and Σ_B ((v·φ') θ · q')ᵀ [s; x; 1] for Q."""
-        v, factor = self.project(v), gain * response.slope
-        if not self.plastic_expansion and not getattr(factor, "ndim", 0):
+        """gain · Σ_B v · ∂g/∂θ, flat: Σ_B (v·φ')ᵀ z, and Σ_B ((v·φ') θ · q')ᵀ [s; x; 1] for a plastic layer."""
+        return self._output_gradient(self.project(v), response, gain).reshape(-1)
+
+    def _output_gradient(self, v: Any, response: Response, gain: float) -> Any:
+        factor = gain * response.slope
+        if not getattr(factor, "ndim", 0):
             return (v.T @ response.z) * factor
-        v = v * factor
-        output = v.T @ response.z
-        if not self.plastic_expansion:
-            return output
-        hidden = ((v @ response.back) * response.hidden_slope).T @ response.seen
-        return self.join(output, hidden)
+        return (v * factor).T @ response.z
 
     def project(self, v: Any) -> Any:
-        """An error (B, n) as the units that predict see it, v P: (B, d)."""
-        return v if self.P is None else v @ self.P
-
-    def join(self, output: Any, expansion: Any) -> Any:
-        """A flat gradient of θ from its two blocks, 0 where Q has no synapse."""
-        flat = self.circuit.xp.empty(self.layout.size, output.dtype)
-        views = self.layout.views(flat)
-        views["output"][...], views["expansion"][...] = output, expansion * self.exists
-        return flat
+        """An error (B, n) as the units that predict see it: (B, d)."""
+        return v
 
     def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
         """Add gain · ∂g/∂θ to e (B, n, |θ|), in place."""
-        own = gain * response.slope
-        if self.P is None:
-            self.add_own(e, own, response.z)
-        else:
-            output = e[:, :, : self.d * self.m].reshape(-1, self.n, self.d, self.m)  # a view
-            output += self.P[:, :, None] * outer(own, response.z)[:, None]
-        if self.plastic_expansion:
-            through = column(own) * response.back * _row(response.hidden_slope)
-            hidden = e[:, :, self.d * self.m :].reshape(-1, self.n, *self.Q.shape)
-            hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
+        self.add_own(e, gain * response.slope, response.z)
 
     def add_own(self, e: Any, slope: Any, z: Any) -> None:
         """Add slope_a z_j to e[b, a, (a, j)] of a contiguous e (B, units, …): each unit's own synapses, in place."""
@@ -239,24 +223,72 @@ class Synthesiser:
         out[:, -1] = 1
         return out
 
-    def _subspace(self, given: Any, dimension: int | None, rng: np.random.Generator) -> Any:
-        """P, or None."""
-        if given is None or isinstance(given, str):
-            if given not in (None, "random", "learned"):
-                raise ValidationError(f'`subspace` must be an array (n, d), "random" or "learned", got {given!r}')
-            if (given is None) != (dimension is None):
-                raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
-            if given is None:
-                return None
-            d = positive_int("dimension", dimension)
-            if d > self.n:
-                raise ValidationError(f"`dimension` must lie in 1 … {self.n}, got {dimension!r}")
-            if given == "learned":
-                return None
-            given = np.linalg.qr(rng.normal(size=(self.n, d)))[0]
+    def _expand(self, rng: np.random.Generator, size: int | None, fan_in: int | None) -> None:
+        """Draw the weights of an expansion layer, if there is to be one."""
+        spec = self.circuit.model.spec.synthesiser.expansion
+        size = (spec.size if spec else 0) if size is None else size
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
+            raise ValidationError(f"`expansion` must be a whole number ≥ 0, got {size!r}")
+        if size == 0:
+            if fan_in is not None:
+                raise ValidationError("`fan_in` belongs to an expansion layer: give `expansion`, its size")
+            return
+        fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
+        if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= self.visible:
+            raise ValidationError(f"`fan_in` must lie in 1 … {self.visible} (what there is to see), got {fan_in!r}")
+        unit, values = self.circuit.model.expansion or (granule(), {})
+        self._layer(drawn_weights(rng, size, fan_in, self.visible, biased=True), unit, values)
+
+    def _layer(self, Q: np.ndarray, unit: NeuronEquations, values: Mapping[str, float]) -> None:
+        """Take an expansion layer with these weights and this unit."""
+        self.Q = self.circuit.backend.asarray(Q, self.circuit.dtype)
+        _, inputs, constants = unit.symbols
+        self._granule = self.circuit.backend.elementwise("granule", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self._granule_constants = [values[p] for p in unit.parameters] + [self.circuit.model.dt]
+
+
+class SubspaceSynthesiser(Synthesiser):
+    """d units that predict the error within a fixed subspace: g = φ(θ z) Pᵀ; `Synthesiser` has the parameters.
+
+    Attributes
+    ----------
+    P : (n, d) array
+        Orthonormal columns.
+    """
+
+    own_units = False
+
+    def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
+        self.P = self._subspace(subspace, dimension, rng)
+        self.d = self.P.shape[1]
+        if layer["plastic"] or (layer["plastic"] is None and _plastic_in_the_model(self.circuit, layer["expansion"])):
+            raise ValidationError("`subspace` with a plastic expansion layer is not there; use a fixed one")
+        super()._lay_out(rng, layer, subspace, dimension)
+
+    def __call__(self, z: Any, theta: Any) -> Response:
+        """g = φ(θ z) Pᵀ."""
+        response = super().__call__(z, theta)
+        return response._replace(g=response.g @ self.P.T)
+
+    def project(self, v: Any) -> Any:
+        """v P."""
+        return v @ self.P
+
+    def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
+        """P_ia φ'_a z_j."""
+        output = e.reshape(-1, self.n, self.d, self.m)  # a view
+        output += self.P[:, :, None] * outer(gain * response.slope, response.z)[:, None]
+
+    def _subspace(self, subspace: Any, dimension: int | None, rng: np.random.Generator) -> Any:
+        """P."""
+        if isinstance(subspace, str):
+            if subspace != "random":
+                raise ValidationError(f'`subspace` must be an array (n, d), "random" or "learned", got {subspace!r}')
+            d = _dimension(dimension, subspace, self.n)
+            subspace = np.linalg.qr(rng.normal(size=(self.n, d)))[0]
         elif dimension is not None:
             raise ValidationError("`dimension` is that of the array in `subspace`: leave it out")
-        P = real_array("subspace", given).astype(float)
+        P = real_array("subspace", subspace).astype(float)
         if not np.isfinite(P).all():
             raise ValidationError("`subspace` must be finite")
         if P.ndim != 2 or len(P) != self.n or not 1 <= P.shape[1] <= self.n:
@@ -265,34 +297,98 @@ class Synthesiser:
             raise ValidationError("`subspace` must have orthonormal columns; numpy.linalg.qr makes them")
         return self.circuit.backend.asarray(P, self.circuit.dtype)
 
-    def _expand(
-        self, seen: int, size: int | None, fan_in: int | None, rng: np.random.Generator, linear: bool = False
-    ) -> None:
-        """Draw the weights of the expansion layer."""
-        model, spec = self.circuit.model, self.circuit.model.spec.synthesiser.expansion
-        size = (spec.size if spec else 0) if size is None else size
-        given_fan_in = fan_in
-        fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
-            raise ValidationError(f"`expansion` must be a whole number ≥ 0, got {size!r}")
-        if size == 0:
-            if given_fan_in is not None:
-                raise ValidationError("`fan_in` belongs to an expansion layer: give `expansion`, its size")
-            return
-        if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= seen:
-            raise ValidationError(f"`fan_in` must lie in 1 … {seen} (what there is to see), got {fan_in!r}")
-        Q, bound = np.zeros((size, seen + 1)), np.sqrt(3 / fan_in)
-        for row in Q:
-            row[rng.choice(seen, fan_in, replace=False)] = rng.uniform(-bound, bound, fan_in)
-        Q[:, -1] = rng.uniform(-1, 1, size)
-        unit, values = model.expansion or (granule(), {})
-        if linear:
-            Q[:, -1] = 0
-            unit, values = granule("v"), {}
-        self.Q = self.circuit.backend.asarray(Q, self.circuit.dtype)
-        _, inputs, constants = unit.symbols
-        self._granule = self.circuit.backend.elementwise("granule", [inputs, constants], [unit.rate, unit.rate_slope()])
-        self._granule_constants = [values[p] for p in unit.parameters] + [model.dt]
+
+class PlasticSynthesiser(Synthesiser):
+    """Units behind an expansion layer that learns as well: g = φ(θ [q(Q [s; x; 1]); 1]) with Q part of θ.
+
+    `Synthesiser` has the parameters. A learned subspace of d dimensions is such a layer of d linear units.
+
+    Attributes
+    ----------
+    exists : (H, k) array
+        1 where the layer has a synapse or a bias, else 0.
+    """
+
+    own_units = True
+
+    def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
+        if subspace is None:
+            self._expand(rng, layer["expansion"], layer["fan_in"])
+            if self.Q is None:
+                raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
+        else:
+            if (
+                layer["expansion"]
+                or layer["fan_in"] is not None
+                or layer["plastic"] is False
+                or (layer["expansion"] is None and self.circuit.model.spec.synthesiser.expansion)
+            ):
+                raise ValidationError(
+                    '`subspace` = "learned" is a plastic layer itself and sees everything: leave `fan_in` and '
+                    "`expansion` out, and give expansion=0 where the model has one"
+                )
+            d = _dimension(dimension, subspace, self.n)
+            self._layer(drawn_weights(rng, d, self.visible, self.visible, biased=False), granule("v"), {})
+        self.m, self.k = len(self.Q) + 1, self.visible + 1
+        self.hidden = self.Q.shape
+        self.exists = self.circuit.backend.asarray(self.Q != 0, self.circuit.dtype)
+        self.exists[:, -1] = 1
+        self.layout = Layout({"output": (self.d, self.m), "expansion": self.hidden})
+
+    def initial_theta(self) -> Any:
+        """The output weights 0, the layer at Q."""
+        theta = super().initial_theta()
+        self.layout.views(theta)["expansion"][...] = self.Q
+        return theta
+
+    def _seen(self, transition: Transition) -> Any:
+        """What the layer sees: it is part of what `__call__` does."""
+        seen = transition.new.s if self.sees == "state" else transition.new.rate
+        return self.circuit.xp.concatenate([seen, transition.x], axis=1) if self.sees_input else seen
+
+    def __call__(self, z: Any, theta: Any) -> Response:
+        """g = φ(θ [q(Q z); 1])."""
+        weights = self.layout.views(theta)
+        q, hidden_slope = self._granule([z @ weights["expansion"].T], self._granule_constants)
+        received = self._with_one(q)
+        g, slope = self._unit([received @ weights["output"].T], self._constants)
+        return Response(g, slope, received, z, hidden_slope, weights["output"][:, :-1])
+
+    def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
+        """Both blocks."""
+        v = v * (gain * response.slope)
+        hidden = ((v @ response.back) * response.hidden_slope).T @ response.seen
+        return self.join(v.T @ response.z, hidden)
+
+    def join(self, output: Any, expansion: Any) -> Any:
+        """A flat gradient of θ from its two blocks, 0 where the layer has no synapse."""
+        flat = self.circuit.xp.empty(self.layout.size, output.dtype)
+        views = self.layout.views(flat)
+        views["output"][...], views["expansion"][...] = output, expansion * self.exists
+        return flat
+
+    def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
+        """Of the output weights φ'_a z_j, of the layer's φ'_i θ_ih q'_h [s; x; 1]_k."""
+        slope = gain * response.slope
+        self.add_own(e, slope, response.z)
+        through = column(slope) * response.back * _row(response.hidden_slope)
+        hidden = e[:, :, self.d * self.m :].reshape(-1, self.n, *self.Q.shape)
+        hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
+
+
+def _plastic_in_the_model(circuit: Any, expansion: Any) -> bool:
+    """Whether the model says that the expansion layer is plastic, and there is to be one."""
+    spec = circuit.model.spec.synthesiser.expansion if isinstance(circuit, Circuit) else None
+    return bool(spec and spec.plastic and expansion != 0)
+
+
+def _dimension(dimension: Any, subspace: str, n: int) -> int:
+    """d."""
+    if dimension is None:
+        raise ValidationError(f'`subspace` = "{subspace}" needs `dimension`, got {dimension!r}')
+    if positive_int("dimension", dimension) > n:
+        raise ValidationError(f"`dimension` must lie in 1 … {n}, got {dimension!r}")
+    return int(dimension)
 
 
 def outer(slope: Any, z: Any) -> Any:
@@ -303,8 +399,3 @@ def outer(slope: Any, z: Any) -> Any:
 def _row(factor: Any) -> Any:
     """(B, H) → (B, 1, H); a number stays."""
     return factor[:, None, :] if getattr(factor, "ndim", 0) else factor
-
-
-def granule(rate: str = "clip(v, 0, inf)") -> NeuronEquations:
-    """A threshold-linear unit, or another."""
-    return read_equations(f"q = {rate} : 1\nv : 1", rate="q", inputs=["v"], where="expansion", stateless=True)

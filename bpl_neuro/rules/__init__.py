@@ -9,7 +9,7 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.rules.base import Gradients, Rule
+from bpl_neuro.rules.base import RULES, Gradients, Rule, register
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
 from bpl_neuro.rules.bptt import BPTT, TruncatedBPTT
@@ -37,26 +37,9 @@ __all__ = [
     "SnAp1",
     "TruncatedBPTT",
     "make_rule",
+    "register",
     "rule_options",
 ]
-
-#: every rule by its name
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        BPTT,
-        TruncatedBPTT,
-        Immediate,
-        NStepSG,
-        BPLambda,
-        LambdaSG,
-        EProp,
-        RFLO,
-        RTRL,
-        SnAp1,
-        BPLambdaEProp,
-    )
-}
 
 
 def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
@@ -93,11 +76,11 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
 
 def rule_options(name: str) -> list[str]:
     """Names of the options that a rule takes, those handed on to its base included."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for kind in RULES[name].__mro__:
         if "__init__" in vars(kind) and kind is not object:
             parameters = inspect.signature(kind).parameters.values()
-            found |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+            names |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
-    return list(found)
+    return list(names)

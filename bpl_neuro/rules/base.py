@@ -1,23 +1,30 @@
 """The contract between a credit rule and everything that runs one.
 
-A rule sees one linearised step at a time (`Transition`), the immediate loss gradient c_t and where trials end. What it
-remembers is its *carry*: arrays only, nested in dicts and lists, so that it can be checkpointed, moved, or run
-passively beside another rule. A rule holds no arrays itself.
+A rule sees one linearised step at a time (`Transition`), the immediate loss gradient c_t and where trials end. In every
+step `collect` reads what the rule remembers and gives the gradient of its own parameters θ; the loop moves θ, or does
+not, as the schedule has it; then `step` moves on. A rule that looks back over whole trials (`deferred`) gives nothing
+on the way: `finish` reads the `Trajectory`.
+
+What a rule remembers is its *carry*: arrays only, nested in dicts and lists, so that it can be copied, saved, or run
+passively beside another rule. A rule holds no arrays itself and never changes.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.errors import ValidationError
 
-__all__ = ["Carry", "Gradients", "Rule", "add_gradient", "clear", "remember", "said"]
+__all__ = ["RULES", "Carry", "Gradients", "Rule", "add_gradient", "clear", "options_text", "register"]
 
 Carry = dict[str, Any]
-#: "psi" → (|Ψ|,), "theta" → (n, m): gradients to descend, summed over trials
+#: "psi" → (|Ψ|,), "phi" → (|φ|,), "theta" → (|θ|,): gradients to descend, summed over trials
 Gradients = dict[str, Any]
 
 
@@ -35,6 +42,8 @@ class Rule(ABC):
         Summed over a trial with parameters frozen, its updates of the circuit are the gradient of the loss.
     local : bool
         Every synapse needs only what its two neurons know, and a signal sent to its target.
+    deferred : bool
+        It gives its gradients in `finish` alone, from the trajectory of whole trials.
     memory, time : str
         What it keeps, and what it does per step of each trial, beyond running the circuit: with N neurons of S states
         and P inputs, n = N·S, T steps of a trial, B trials, |Ψ| and |θ| parameters.
@@ -50,34 +59,44 @@ class Rule(ABC):
     local: bool
     memory: str
     time: str
+    deferred: bool = False
     feedback: Feedback = Feedback()
     needs_synthesiser: ClassVar[bool] = False
 
-    #: schedules under which the rule has a meaning: "step", "trial"
-    schedules: Any = ("step", "trial")
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """Schedules under which the rule has a meaning."""
+        return ("trial",) if self.deferred else ("step", "trial")
 
     @property
     def streams(self) -> bool:
         """Whether it can learn from an endless stream, without waiting for trials to end."""
-        return "step" in self.schedules
+        return not self.deferred
 
-    def settle(self, schedule: str, steps: int, stream: bool) -> None:
-        """What is to come: a rule that has the choice takes the form that suits it. Called before a batch."""
-        return
+    def choose(self, frozen: bool, steps: int, stream: bool) -> str | None:
+        """Where the rule has the choice of a form: the one for such batches (`frozen`: updates per trial); else None.
 
-    def initial_theta(self) -> Any:
-        """The rule's own parameters at the start, or None if it has none."""
+        It is asked once, before a learner's first batch, and the answer is part of the learner's state.
+        """
         return None
 
-    def kept(self, batch: int, steps: int) -> int:
-        """Numbers that the carry holds at its largest, for batches of so many trials and steps."""
+    def settled(self, form: str | None, pathway: Any = None) -> Rule:
+        """The rule in the form that was chosen, its synthetic gradient reaching the circuit through `pathway`."""
+        return self
+
+    def initial_theta(self) -> Any:
+        """The rule's own parameters at the start, a flat array, or None if it has none."""
+        return None
+
+    def kept(self, trials: int, steps: int) -> int:
+        """Numbers that it holds at its largest, for batches of so many trials and steps."""
         return 0
 
-    def work(self, batch: int, steps: int) -> int:
+    def work(self, trials: int, steps: int) -> int:
         """Numbers in temporaries beside it."""
         return 0
 
-    def leaner(self, batch: int, steps: int) -> dict[str, int]:
+    def leaner(self, trials: int, steps: int) -> dict[str, int]:
         """Other forms of the rule with the same numbers, by what to write, and what they keep and work with."""
         return {}
 
@@ -85,55 +104,77 @@ class Rule(ABC):
         """Figures on how exact the rule was so far, for the history of a training: the largest of an epoch is kept."""
         return {}
 
-    @abstractmethod
-    def init(self, batch: int) -> Carry:
-        """What is remembered before a first step of `batch` trials."""
+    def init(self, trials: int, steps: int) -> Carry:
+        """What is remembered before a first step of so many trials, in batches of so many steps."""
+        return {}
 
-    @abstractmethod
-    def step(
-        self,
-        carry: Carry,
-        transition: Transition,
-        c: Any,
-        end: Any,
-        theta: Any,
-        learn: Callable[[Any], Any],
-    ) -> tuple[Carry, Mapping[str, Any], Any]:
-        """One step.
+    def collect(self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any) -> Any:
+        """The gradient of θ that this step gives, (|θ|,), or None; nothing is changed but figures for `report`.
 
         Parameters
         ----------
         carry : Carry
+            As it was after the step before.
         transition : Transition
             The step s_{t−1} → s_t, linearised.
         c : (B, n) array
             ∂L_t/∂s_t.
         end : (B,) array of bool
             Where a trial ends with this step.
-        theta : array or None
-            The rule's own parameters now.
-        learn : callable
-            Takes the gradient of `theta` and returns `theta` as it then is: moved at once under the per-step
-            schedule, unchanged under the per-trial one.
+        theta : (|θ|,) array or None
+            As it is before this step's update.
+        """
+        return None
+
+    @abstractmethod
+    def step(
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
+    ) -> tuple[Carry, Mapping[str, Any], Any]:
+        """Move on; arguments as for `collect`, but for `theta`, which is as the update left it.
 
         Returns
         -------
         carry : Carry
+            Its arrays may be those that were given, changed.
         signals : dict of str to array
-            What a person may want to look at, by the names of the paper: ``g``, ``delta``, ``credit``, ….
+            What a person may want to look at, by the names of the paper: ``g``, ``credit``, ….
         gradient : (|Ψ|,) array or None
             Gradient of the circuit's parameters at this step, if the rule gives it now.
         """
 
-    def finish(self, carry: Carry, theta: Any) -> Gradients:
-        """Gradients that are only known when all trials of a batch have ended."""
+    def observe(self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any) -> Mapping[str, Any]:
+        """Further signals, of what `collect` works with; asked for where somebody watches."""
+        return {}
+
+    def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
+        """Gradients of a deferred rule, when all trials of a batch have ended."""
         return {}
 
 
-def said(rule: Rule, **options: Any) -> str:
+_Rule = TypeVar("_Rule", bound=type[Rule])
+#: every rule by its name
+RULES: dict[str, type[Rule]] = {}
+
+
+def register(rule: _Rule) -> _Rule:
+    """Make a rule known by its name, to `make_rule`, tables and tests."""
+    if rule.name in RULES:
+        raise ValidationError(f"there already is a rule {rule.name!r}")
+    RULES[rule.name] = rule
+    return rule
+
+
+def options_text(rule: Rule, **options: Any) -> str:
     """What a rule's repr has in brackets: its options, and its feedback if it is not the usual one."""
     shown = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in options.items()]
     return ", ".join([*shown, *([] if rule.feedback.kind == "exact" else [f"feedback={rule.feedback!r}"])])
+
+
+def altered(rule: Any, **values: Any) -> Any:
+    """A copy of a rule with other values of some attributes."""
+    other = copy.copy(rule)
+    vars(other).update(values)
+    return other
 
 
 def add_gradient(sums: Gradients, name: str, gradient: Any) -> None:
@@ -146,9 +187,3 @@ def clear(xp: Any, array: Any, end: Any, axis: int = 0) -> None:
     shape = [1] * array.ndim
     shape[axis] = -1
     xp.copyto(array, 0, where=end.reshape(shape))
-
-
-def remember(carry: Carry, **values: Any) -> None:
-    """Append what a rule that sweeps back at the end has to keep of a step, to the lists of its carry."""
-    for key, value in values.items():
-        carry[key].append(value)

@@ -6,14 +6,16 @@ from typing import Any
 
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
-from bpl_neuro.rules.base import Carry
+from bpl_neuro.rules.base import Carry, register
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.eligibility import Eligibility, own_past, sweep_back
 
 __all__ = ["BPLambdaEProp"]
 
 
+@register
 class BPLambdaEProp(BPLambda):
     """The synthesiser learns by BP(λ); its prediction, one step late, is the learning signal of local traces.
 
@@ -47,36 +49,47 @@ class BPLambdaEProp(BPLambda):
         self.discounted = instance("discounted", discounted, bool, "True or False")
         self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
 
-    def _hold(self, trace: str, **options: Any) -> None:
-        super()._hold(trace, **options)
-        self.memory, self.time = f"{self.memory} + B·|Ψ|·S", f"{self.time} + |Ψ|·S²"
+    @property
+    def memory(self) -> str:  # type: ignore[override]
+        """That of the trace, and ε."""
+        return f"{super().memory} + B·|Ψ|·S"
 
-    def kept(self, batch: int, steps: int) -> int:
+    @property
+    def time(self) -> str:  # type: ignore[override]
+        """That of the trace, and ε."""
+        return f"{super().time} + |Ψ|·S²"
+
+    def kept(self, trials: int, steps: int) -> int:
         """As BP(λ), and ε."""
-        return super().kept(batch, steps) + (0 if self.deferred else self.eligibility.kept(batch))
+        return super().kept(trials, steps) + (0 if self.deferred else self.eligibility.kept(trials))
 
-    def init(self, batch: int) -> Carry:
+    def init(self, trials: int, steps: int) -> Carry:
         """As BP(λ), and ε = 0."""
-        carry = super().init(batch)
-        return carry if self.deferred else carry | {"eligibility": self.eligibility.init(batch)}
+        carry = super().init(trials, steps)
+        return carry if self.deferred else carry | {"eligibility": self.eligibility.init(trials)}
 
-    def assign(self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any) -> tuple[Carry, Any]:
+    def assign(
+        self, carry: Carry, transition: Transition, c: Any, prospective: Any, end: Any
+    ) -> tuple[Any, Carry, Any]:
         """L ε in the place of C ∂s/∂Ψ."""
-        late = carry["started"][:, None] * self._late(transition, c, prospective)
+        if self.deferred:
+            return c + prospective, {}, None
+        late = carry["started"][:, None] * self._late(self.feedback.transition(transition), c, prospective)
         eligibility = carry["eligibility"]
         gradient = self.eligibility.advance(eligibility, transition, now=c, late=late)
-        return {"eligibility": self.eligibility.restart(eligibility, end)}, gradient
+        return c + prospective, {"eligibility": self.eligibility.restart(eligibility, end)}, gradient
 
-    def assigned(self, transitions: list[Transition], c: Any, prospective: Any, end: list[Any]) -> Any:
+    def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
         """Σ_t L_t ε_t by a sweep back."""
-        signals = list(c)
-        for t in range(1, len(c)):
-            late = self._late(transitions[t], c[t], prospective[t])
-            signals[t - 1] = c[t - 1] + ~end[t - 1][:, None] * late
-        return sweep_back(transitions, signals, end, own_past, self.eligibility.decay)
+        signals = trajectory.c.copy()
+        late = self._late(trajectory.back_through(self.feedback.transition), trajectory.c, prospective)
+        signals[:-1] += ~trajectory.end[:-1, :, None] * late[1:]
+        return sweep_back(trajectory, signals, own_past, self.eligibility.decay)
 
-    def _late(self, transition: Transition, c: Any, prospective: Any) -> Any:
-        """What this step says of the one before: L_{t−1} − c_{t−1}."""
-        back = self.feedback.transition(transition)
+    def _late(self, back: Transition | Trajectory, c: Any, prospective: Any) -> Any:
+        """What a step says of the one before, through the feedback: L_{t−1} − c_{t−1}; or what all steps say."""
         late = back.vjp(c + (self.gamma if self.discounted else 1.0) * prospective, "between")
         return late + (1 - self.gamma) * back.vjp(c, "within") if self.discounted and self.gamma < 1 else late
+
+    def __repr__(self) -> str:
+        return super().__repr__().removesuffix(")") + (", discounted=True)" if self.discounted else ")")

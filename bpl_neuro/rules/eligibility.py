@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bpl_neuro.checks import instance
-from bpl_neuro.circuit.build import of_step
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
-from bpl_neuro.circuit.transition import Transition, parameter_gradient
+from bpl_neuro.circuit.trajectory import Trajectory
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.rules.base import Carry, Gradients, Rule, clear, remember, said
+from bpl_neuro.rules.base import Carry, Gradients, Rule, clear, options_text
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
 
@@ -71,23 +71,23 @@ class Eligibility:
     def __init__(self, circuit: Circuit, block: Block, decay: float = 1.0) -> None:
         self.circuit, self.block, self.decay = circuit, block, decay
 
-    def init(self, batch: int) -> Carry:
+    def init(self, trials: int) -> Carry:
         """ε = 0."""
         circuit, pops = self.circuit, self.circuit.populations
         shapes: dict[str, list[tuple[int, ...]]] = {
             "weights": [
-                (pops[s.post].S, batch, pops[s.post].N, len(s.ports), circuit.layout[s.key][-1])
+                (pops[s.post].S, trials, pops[s.post].N, len(s.ports), circuit.layout[s.key][-1])
                 for s in circuit.synapses
             ],
-            "biases": [(pop.S, batch, pop.N, pop.P, 1) for pop in pops],
+            "biases": [(pop.S, trials, pop.N, pop.P, 1) for pop in pops],
         }
-        return {key: [circuit.xp.zeros(shape, circuit.dtype) for shape in own] for key, own in shapes.items()}
+        return {key: [circuit.xp.zeros(shape, circuit.dtype) for shape in blocks] for key, blocks in shapes.items()}
 
-    def kept(self, batch: int) -> int:
+    def kept(self, trials: int) -> int:
         """Numbers in ε."""
         circuit, pops = self.circuit, self.circuit.populations
         weights = sum(pops[s.post].S * math.prod(circuit.layout[s.key]) for s in circuit.synapses)
-        return batch * (weights + sum(pop.S * pop.P * pop.N for pop in pops))
+        return trials * (weights + sum(pop.S * pop.P * pop.N for pop in pops))
 
     def advance(self, carry: Carry, transition: Transition, now: Any, late: Any = None) -> Any:
         """From ε_{t−1} to ε_t, in place; and Σ_B (now · ε_t + late · ε_{t−1}) for learning signals (B, n): (|Ψ|,)."""
@@ -103,15 +103,15 @@ class Eligibility:
         for synapses, e in zip(wiring.synapses, carry["weights"], strict=True):
             ports = {p: q for q, p in enumerate(synapses.ports)}
             G = {(k, ports[p]): c for (k, p), c in transition.C[synapses.post].items() if p in ports}
-            own = {key: parts[synapses.post] for key, parts in signals.items()}
+            errors = {key: parts[synapses.post] for key, parts in signals.items()}
             sent = wiring.sent(synapses, transition.previous, transition.x)
-            circuit.backend.local_pass(e, blocks[synapses.post], G, sent, views[synapses.key], **own)
-        one = circuit.xp.ones((len(transition.new.s), 1), circuit.dtype)
+            circuit.backend.local_pass(e, blocks[synapses.post], G, sent, views[synapses.key], **errors)
+        ones = circuit.xp.ones((len(transition.new.s), 1), circuit.dtype)
         for q, (pop, e) in enumerate(zip(wiring.populations, carry["biases"], strict=True)):
-            own = {key: parts[q] for key, parts in signals.items()}
+            errors = {key: parts[q] for key, parts in signals.items()}
             out = views[f"bias->{pop.name}"][..., None]
-            circuit.backend.local_pass(e, blocks[q], transition.C[q], one, out, **own)
-        return gradient if circuit.mask is None else gradient * circuit.mask
+            circuit.backend.local_pass(e, blocks[q], transition.C[q], ones, out, **errors)
+        return gradient if transition.mask is None else gradient * transition.mask
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         """ε = 0 in the trials that end."""
@@ -126,21 +126,46 @@ def _by_population(signal: Any, wiring: Any) -> list[list[Any]]:
     return [[signal[:, pop.state_slice][:, k :: pop.S] for k in range(pop.S)] for pop in wiring.populations]
 
 
-def sweep_back(
-    transitions: list[Transition], signals: list[Any], end: list[Any], block: Block, decay: float = 1.0
-) -> Any:
-    """Σ_t L_t ε_t with frozen parameters, without keeping ε: v_t = L_t + v_{t+1} K_{t+1}, Σ_t v_t ∂s_t/∂Ψ."""
-    v = [signals[-1]]
-    for t in reversed(range(len(transitions) - 1)):
-        ahead, later = transitions[t + 1], v[-1]
-        arriving = ahead.wiring.xp.zeros_like(later)
-        for q, pop in enumerate(ahead.wiring.populations):
-            own = later[:, pop.state_slice].reshape(-1, pop.N, pop.S)
+def sweep_back(trajectory: Trajectory, signals: Sequence[Any], block: Block, decay: float = 1.0) -> Any:
+    """Σ_t L_t ε_t with frozen parameters, without keeping ε: v_t = L_t + v_{t+1} K_{t+1}, Σ_t v_t ∂s_t/∂Ψ.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    signals : (T, B, n) array, or sequence of (B, n) arrays
+        L_t.
+    block, decay
+        K, and what multiplies it.
+    """
+    wiring, end = trajectory.rows.wiring, trajectory.end
+    entries_at = _entries(trajectory, block)
+    v = wiring.xp.empty_like(trajectory.c)
+    v[-1] = signals[-1]
+    for t in reversed(range(len(trajectory) - 1)):
+        later = v[t + 1]
+        arriving = wiring.xp.zeros_like(later)
+        for pop, entries in zip(wiring.populations, entries_at(t + 1), strict=True):
+            sent = later[:, pop.state_slice].reshape(-1, pop.N, pop.S)
             out = arriving[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            for (k, j), a in block(ahead, q).items():
-                out[..., j] += own[..., k] * a
-        v.append(signals[t] + ~end[t][:, None] * (decay * arriving))
-    return parameter_gradient(transitions, v[::-1])
+            for (k, j), a in entries.items():
+                out[..., j] += sent[..., k] * a
+        v[t] = signals[t] + ~end[t][:, None] * (decay * arriving)
+    return trajectory.parameter_gradient(v)
+
+
+def _entries(trajectory: Trajectory, block: Block) -> Callable[[int], list[Mapping[tuple[int, int], Any]]]:
+    """A function from a step to K of every population; made of all steps at once where their weights are the same."""
+    populations, end = range(len(trajectory.rows.wiring.populations)), trajectory.end
+    if trajectory.moved is not None:
+        return lambda t: [block(trajectory[t], q) for q in populations]
+    rows = trajectory.rows
+    blocks = [
+        {key: a.reshape(*end.shape, -1) if getattr(a, "ndim", 0) == 2 else a for key, a in block(rows, q).items()}
+        for q in populations
+    ]
+    return lambda t: [
+        {key: a[t] if getattr(a, "ndim", 0) == 3 else a for key, a in entries.items()} for entries in blocks
+    ]
 
 
 class EligibilityRule(Rule):
@@ -165,7 +190,6 @@ class EligibilityRule(Rule):
             raise ValidationError(f"`trace` must be local or sweep, got {trace!r}")
         self.deferred = trace == "sweep"
         self.online = not self.deferred
-        self.schedules = ("trial",) if self.deferred else ("step", "trial")
         self.feedback = Feedback.of(self.default_feedback if feedback is None else feedback)
         self.eligibility = Eligibility(circuit, self.block)
 
@@ -174,35 +198,33 @@ class EligibilityRule(Rule):
     def block(transition: Transition, q: int) -> Mapping[tuple[int, int], Any]:
         """K."""
 
-    def kept(self, batch: int, steps: int) -> int:
+    def kept(self, trials: int, steps: int) -> int:
         """ε; or every step, linearised, and its c."""
         if not self.deferred:
-            return self.eligibility.kept(batch)
-        return batch * steps * (of_step(self.circuit) + self.circuit.n)
+            return self.eligibility.kept(trials)
+        return trials * steps * (self.circuit.numbers_per_step + self.circuit.n)
 
-    def work(self, batch: int, steps: int) -> int:
+    def work(self, trials: int, steps: int) -> int:
         """The products over all steps at once, of the sweep."""
-        return self.kept(batch, steps) if self.deferred else 0
+        return self.kept(trials, steps) if self.deferred else 0
 
-    def init(self, batch: int) -> Carry:
+    def init(self, trials: int, steps: int) -> Carry:
         """ε = 0."""
-        return {"transitions": [], "c": [], "end": []} if self.deferred else self.eligibility.init(batch)
+        return {} if self.deferred else self.eligibility.init(trials)
 
     def step(
-        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
     ) -> tuple[Carry, dict[str, Any], Any]:
         """One step; see `Rule.step`."""
-        if self.deferred:
-            remember(carry, transitions=transition, c=c, end=end)
-            return carry, {"learning_signal": c}, None
-        gradient = self.eligibility.advance(carry, transition, now=c)
-        return self.eligibility.restart(carry, end), {"learning_signal": c}, gradient
+        gradient = None
+        if not self.deferred:
+            gradient = self.eligibility.advance(carry, transition, now=c)
+            carry = self.eligibility.restart(carry, end)
+        return carry, {"learning_signal": c}, gradient
 
-    def finish(self, carry: Carry, theta: Any) -> Gradients:
+    def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The sum over the trial, from the sweep."""
-        if not self.deferred or not carry["transitions"]:
-            return {}
-        return {"psi": sweep_back(carry["transitions"], carry["c"], carry["end"], self.block)}
+        return {"psi": sweep_back(trajectory, trajectory.c, self.block)}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({said(self, trace='sweep' if self.deferred else 'local')})"
+        return f"{type(self).__name__}({options_text(self, trace='sweep' if self.deferred else 'local')})"

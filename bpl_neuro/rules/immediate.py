@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.transition import Transition
-from bpl_neuro.rules.base import Carry, Rule, said
+from bpl_neuro.rules.base import Carry, Rule, options_text, register
 
 __all__ = ["Immediate"]
 
 
+@register
 class Immediate(Rule):
     """dΨ = Σ_t c_t ∂s_t/∂Ψ: each step's loss changes only what that step did.
 
@@ -27,21 +27,16 @@ class Immediate(Rule):
     name = "immediate"
     online, exact, local = True, False, True
     memory, time = "nothing", "P·N²"
-    schedules = ("step", "trial")
 
     def __init__(self, circuit: Circuit, *, feedback: str | Feedback = "exact") -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         self.feedback = Feedback.of(feedback)
 
-    def init(self, batch: int) -> Carry:
-        """Nothing."""
-        return {}
-
     def step(
-        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
     ) -> tuple[Carry, dict[str, Any], Any]:
         """One step; see `Rule.step`."""
         return carry, {"credit": c}, transition.parameter_gradient(c)
 
     def __repr__(self) -> str:
-        return f"Immediate({said(self)})"
+        return f"Immediate({options_text(self)})"

@@ -1,26 +1,97 @@
-"""Offline λ-SG: the forward view of BP(λ), as a rule."""
+"""Offline λ-SG, the forward view of BP(λ): what a sweep back over whole trials gives.
+
+With parameters frozen in a trial, BP(λ)'s Σ_t δ_t e_t is Σ_t (G_t^λ − g_t) ∂g_t/∂θ, so that nothing need be carried
+forwards: ``BPLambda(…, trace="sweep")`` and `LambdaSG` are the same sums.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.synthesiser import Synthesiser
-from bpl_neuro.circuit.transition import parameter_gradient
-from bpl_neuro.rules.base import Carry, Gradients
-from bpl_neuro.rules.bp_lambda import BPLambda
+from bpl_neuro.circuit.trajectory import Trajectory
+from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.model.units import per_step
+from bpl_neuro.rules.base import Carry, Gradients, options_text, register
+from bpl_neuro.rules.synthetic import SyntheticGradientRule
 
-__all__ = ["LambdaSG"]
+__all__ = ["LambdaSG", "sweep"]
 
 
-class LambdaSG(BPLambda):
-    """What BP(λ) approximates: the targets G^λ themselves, step by step, from a sweep back over the trial.
+def sweep(rule: Any, trajectory: Trajectory, theta: Any) -> Gradients:
+    """Both gradients of a batch with frozen parameters.
 
         G_t^λ = [c_{t+1} + γ ((1−λ) g(s_{t+1}) + λ G_{t+1}^λ)] J_{t+1},   dθ = −Σ_t (G_t^λ − g(s_t)) ∂g(s_t)/∂θ
         dΨ = Σ_t (c_t + κ g(s_t)) ∂s_t/∂Ψ
 
-    With parameters frozen during the trial it is BP(λ) to rounding, whose ``trace="sweep"`` does the same for all steps
-    at once. Parameters as for `BPLambda`, but for `trace`.
+    Where errors go back through other weights than the circuit's own, only δ does; the trace stays the circuit's:
+
+        dθ = −Σ_t v_t ∂g(s_t)/∂θ,   v_t = δ_t + γλ v_{t+1} J_{t+1}
+
+    g and v are 0 at a trial's end. Costs one `back` a step (two with feedback), and one product for all steps.
+
+    Parameters
+    ----------
+    rule : SyntheticGradientRule
+        With `lam`, `gain` and `assign_all`.
+    trajectory : Trajectory
+    theta : (|θ|,) array
+    """
+    s, c, end = rule.synthesiser, trajectory.c, trajectory.end
+    response = s(s.z(trajectory.rows), theta)
+    g = response.g.reshape(c.shape)
+    g[end] = 0
+    if rule.feedback.kind == "exact":
+        error = _targets(rule, trajectory, g)
+        error -= g
+        error[end] = 0
+        error[-1] = 0
+    else:
+        error = _carried_errors(rule, trajectory, g)
+    dtheta = s.gradient(error.reshape(-1, s.n), response, rule.gain)
+    return {"theta": -dtheta, "psi": rule.assign_all(trajectory, rule.prospective(g))}
+
+
+def _targets(rule: Any, trajectory: Trajectory, g: Any) -> Any:
+    """G^λ, (T, B, n); 0 at the last step."""
+    wiring, end, c = trajectory.rows.wiring, trajectory.end, trajectory.c
+    xp, T = wiring.xp, len(trajectory)
+    # taken apart on the way back, as the steps want it
+    ahead = wiring.split(c + (rule.gamma * (1 - rule.lam)) * g if rule.lam < 1 else c)
+    targets = [[xp.zeros_like(v) for v in states] for states in ahead]
+    decay, target = rule.gamma * rule.lam, None
+    ending = wiring.backend.to_host(end.any(axis=1))
+    for t in reversed(range(T - 1)):
+        later = [[v[t + 1] for v in states] for states in ahead]
+        if target is not None and decay:
+            if decay != 1:
+                target = [[decay * G for G in states] for states in target]
+            later = [[v + G for v, G in zip(*pair, strict=True)] for pair in zip(later, target, strict=True)]
+        target = trajectory.back(t + 1, later)
+        if ending[t]:
+            target = [[G * ~end[t][:, None] for G in states] for states in target]
+        for kept, states in zip(targets, target, strict=True):
+            for rows, G in zip(kept, states, strict=True):
+                rows[t] = G
+    return wiring.join(targets)
+
+
+def _carried_errors(rule: Any, trajectory: Trajectory, g: Any) -> Any:
+    """v, (T, B, n): δ through the feedback, carried back by the circuit's own J."""
+    end, c = trajectory.end, trajectory.c
+    arriving = trajectory.back_through(rule.feedback.transition).vjp(c + rule.gamma * g)
+    errors = 0 * c
+    for t in reversed(range(len(trajectory) - 1)):
+        carried = trajectory[t + 1].vjp(errors[t + 1])
+        errors[t] = ~end[t][:, None] * (arriving[t + 1] - g[t] + rule.gamma * rule.lam * carried)
+    return errors
+
+
+@register
+class LambdaSG(SyntheticGradientRule):
+    """What BP(λ) approximates: see `sweep`. Parameters as for `BPLambda`, but for `trace`.
 
     References
     ----------
@@ -28,6 +99,8 @@ class LambdaSG(BPLambda):
     """
 
     name = "lambda_sg"
+    online, local, deferred = False, False, True
+    memory, time = "B·T·(n + factors)", "P·N² + |θ|"
 
     def __init__(
         self,
@@ -39,23 +112,32 @@ class LambdaSG(BPLambda):
         feedback: str | Feedback = "exact",
         continuous_time: bool = False,
     ) -> None:
-        super().__init__(
-            synthesiser, gamma=gamma, lam=lam, sg_weight=sg_weight, trace="sweep", feedback=feedback,
-            continuous_time=continuous_time,
-        )  # fmt: skip
+        super().__init__(synthesiser, gamma, sg_weight, feedback)
+        self.lam = per_step("lam", lam, self.circuit.model)
+        self.gain = self.circuit.model.dt if continuous_time else 1.0
 
-    def finish(self, carry: Carry, theta: Any) -> Gradients:
-        """The sums over the trial."""
-        transitions, c, end = (carry[key] for key in ("transitions", "c", "end"))
-        if not transitions:
-            return {}
-        responses = [self.synthesiser(self.synthesiser.z(transition), theta) for transition in transitions]
-        g = [~ending[:, None] * response.g for ending, response in zip(end, responses, strict=True)]
-        dtheta, target = 0 * theta, 0 * c[-1]
-        for t in reversed(range(len(transitions) - 1)):
-            ahead = (1 - self.lam) * g[t + 1] + self.lam * target
-            target = self.feedback.transition(transitions[t + 1]).vjp(c[t + 1] + self.gamma * ahead)
-            target *= ~end[t][:, None]
-            dtheta -= self.synthesiser.gradient(target - g[t], responses[t], self.trace.gain)
-        credits = [now + self._prospective(later) for now, later in zip(c, g, strict=True)]
-        return {"theta": dtheta, "psi": parameter_gradient(transitions, credits)}
+    def kept(self, trials: int, steps: int) -> int:
+        """Every step, linearised, and what the synthesiser answered."""
+        return trials * steps * (self.circuit.numbers_per_step + self.synthesiser.n + self.synthesiser.k)
+
+    def work(self, trials: int, steps: int) -> int:
+        """The products over all steps at once."""
+        return 2 * self.kept(trials, steps)
+
+    def step(
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
+    ) -> tuple[Carry, Mapping[str, Any], Any]:
+        """Signals alone; see `Rule.step`."""
+        g = ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g
+        return carry, {"g": g, "credit": c + self.prospective(g)}, None
+
+    def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
+        """The sums over the trials."""
+        return sweep(self, trajectory, theta)
+
+    def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
+        """Σ_t Σ_B (c_t + κ g_t) ∂s_t/∂Ψ."""
+        return trajectory.parameter_gradient(trajectory.c + prospective)
+
+    def __repr__(self) -> str:
+        return f"LambdaSG({options_text(self, gamma=self.gamma, lam=self.lam, sg_weight=self.sg_weight)})"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from bpl_neuro.checks import instance, number, positive_int
-from bpl_neuro.circuit.build import of_step
-from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.checks import positive_int
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.synthesiser import Synthesiser
-from bpl_neuro.circuit.transition import Transition, parameter_gradient
-from bpl_neuro.model.units import per_step
-from bpl_neuro.rules.base import Carry, Gradients, Rule, remember, said
+from bpl_neuro.circuit.trajectory import Trajectory
+from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.rules.base import Carry, Gradients, options_text, register
 from bpl_neuro.rules.bptt import window_ends
+from bpl_neuro.rules.synthetic import SyntheticGradientRule
 
 __all__ = ["NStepSG"]
 
 
-class NStepSG(Rule):
+@register
+class NStepSG(SyntheticGradientRule):
     """Disjoint windows of n steps, counted from a trial's end; the remainder comes first.
 
         credit within a window     G_t = (c_{t+1} + G_{t+1}) J_{t+1}, where a window ends G_t = κ g(s_t), a trial 0
@@ -37,21 +36,14 @@ class NStepSG(Rule):
     feedback : str or Feedback
         What errors and credit between neurons go back through.
 
-    Attributes
-    ----------
-    pathway : (n, n) array or None
-        As in `BPLambda`.
-
     References
     ----------
     M. Jaderberg et al. 2017, ICML, "Decoupled neural interfaces using synthetic gradients".
     """
 
     name = "nstep_sg"
-    needs_synthesiser = True
-    online, exact, local = False, False, False
+    online, local, deferred = False, False, True
     memory, time = "B·T·(n + factors)", "2 P·N² + |θ|"
-    schedules = ("trial",)
 
     def __init__(
         self,
@@ -62,66 +54,45 @@ class NStepSG(Rule):
         sg_weight: float = 1.0,
         feedback: str | Feedback = "exact",
     ) -> None:
-        self.synthesiser = instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
+        super().__init__(synthesiser, gamma, sg_weight, feedback)
         self.steps = positive_int("steps", steps)
-        self.gamma = per_step("gamma", gamma, synthesiser.circuit.model.dt)
-        self.sg_weight = number("sg_weight", sg_weight)
-        self.feedback = Feedback.of(feedback)
-        self.pathway: Any = None
 
-    @property
-    def circuit(self) -> Circuit:
-        """The circuit whose synthesiser this is."""
-        return self.synthesiser.circuit
-
-    def initial_theta(self) -> Any:
-        """That of the synthesiser."""
-        return self.synthesiser.initial_theta()
-
-    def kept(self, batch: int, steps: int) -> int:
+    def kept(self, trials: int, steps: int) -> int:
         """Every step, linearised, its c, and what the synthesiser answered."""
-        return batch * steps * (of_step(self.circuit) + 2 * self.circuit.n + self.synthesiser.m)
+        return trials * steps * (self.circuit.numbers_per_step + 2 * self.circuit.n + self.synthesiser.m)
 
-    def work(self, batch: int, steps: int) -> int:
+    def work(self, trials: int, steps: int) -> int:
         """The products over all steps at once."""
-        return self.kept(batch, steps)
-
-    def init(self, batch: int) -> Carry:
-        """Nothing seen."""
-        return {"transitions": [], "c": [], "end": [], "responses": []}
+        return self.kept(trials, steps)
 
     def step(
-        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
     ) -> tuple[Carry, dict[str, Any], Any]:
-        """Remember the step; see `Rule.step`."""
-        response = self.synthesiser(self.synthesiser.z(transition), theta)
-        remember(carry, transitions=transition, c=c, end=end, responses=response)
-        return carry, {"g": ~end[:, None] * response.g}, None
+        """Signals alone; see `Rule.step`."""
+        return carry, {"g": ~end[:, None] * self.synthesiser(self.synthesiser.z(transition), theta).g}, None
 
-    def finish(self, carry: Carry, theta: Any) -> Gradients:
+    def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The windows, swept back from the last."""
-        transitions, c, end, responses = (carry[key] for key in ("transitions", "c", "end", "responses"))
-        if not transitions:
-            return {}
-        g = [~ending[:, None] * response.g for ending, response in zip(end, responses, strict=True)]
-        cut = window_ends(end, self.steps, self.circuit.xp)
-        dtheta = self.circuit.xp.zeros_like(theta)
-        arriving = 0 * c[-1]
-        target = arriving
-        credits: list[Any] = []
-        for t in reversed(range(len(transitions))):
+        s, c, end, xp = self.synthesiser, trajectory.c, trajectory.end, self.circuit.xp
+        response = s(s.z(trajectory.rows), theta)
+        predicted = response.g.reshape(c.shape)
+        g = ~end[..., None] * predicted
+        cut = window_ends(end, self.steps, xp)
+        ways = trajectory.back_through(self.feedback.transition)
+        error, credits = xp.zeros_like(c), xp.empty_like(c)
+        arriving = target = 0 * c[-1]
+        for t in reversed(range(len(trajectory))):
             # What comes from after step t: another window's prediction, or this window's own later losses.
             last = cut[t][:, None]
-            if t < len(transitions) - 1:
-                back = self.feedback.transition(transitions[t + 1])
-                arriving, target = back.vjp(credits[-1]), back.vjp(target)
+            if t < len(trajectory) - 1:
+                back = ways[t + 1]
+                arriving, target = back.vjp(credits[t + 1]), back.vjp(target)
                 starts = cut[t] & ~end[t]
-                error = starts[:, None] * (target - responses[t].g)
-                dtheta -= self.synthesiser.gradient(error, responses[t])
-            reaching = g[t] if self.pathway is None else g[t] @ self.pathway
-            credits.append(c[t] + self.circuit.xp.where(last, self.sg_weight * reaching, arriving))
-            target = c[t] + self.circuit.xp.where(last, self.gamma * g[t], target)
-        return {"theta": dtheta, "psi": parameter_gradient(transitions, credits[::-1])}
+                error[t] = starts[:, None] * (target - predicted[t])
+            credits[t] = c[t] + xp.where(last, self.prospective(g[t]), arriving)
+            target = c[t] + xp.where(last, self.gamma * g[t], target)
+        dtheta = s.gradient(error.reshape(-1, s.n), response)
+        return {"theta": -dtheta, "psi": trajectory.parameter_gradient(credits)}
 
     def __repr__(self) -> str:
-        return f"NStepSG({said(self, steps=self.steps, gamma=self.gamma, sg_weight=self.sg_weight)})"
+        return f"NStepSG({options_text(self, steps=self.steps, gamma=self.gamma, sg_weight=self.sg_weight)})"

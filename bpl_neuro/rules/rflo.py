@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bpl_neuro.rules.base import register
 from bpl_neuro.rules.eligibility import EligibilityRule, own_leak
 
 __all__ = ["RFLO"]
 
 
+@register
 class RFLO(EligibilityRule):
     """ε_t = diag(A_t) ε_{t−1} + ∂s_t/∂Ψ, dΨ = Σ_t c_t ε_t, the readout's errors through fixed random weights.
 

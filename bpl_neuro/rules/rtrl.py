@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from bpl_neuro.checks import instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.transition import Transition
-from bpl_neuro.rules.base import Carry, Rule, clear, said
+from bpl_neuro.rules.base import Carry, Rule, clear, options_text, register
 from bpl_neuro.rules.traces.influence import carried, influence, influence_size, move_on
 
 __all__ = ["RTRL"]
 
 
+@register
 class RTRL(Rule):
     """The influence matrix M_t = J_t M_{t−1} + ∂s_t/∂Ψ, dΨ = Σ_t c_t M_t.
 
@@ -32,26 +32,25 @@ class RTRL(Rule):
     name = "rtrl"
     online, exact, local = True, True, False
     memory, time = "B·n·|Ψ|", "2 n²·|Ψ|"
-    schedules = ("step", "trial")
 
     def __init__(self, circuit: Circuit, *, feedback: str | Feedback = "exact") -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         self.feedback = Feedback.of(feedback)
 
-    def kept(self, batch: int, steps: int) -> int:
+    def kept(self, trials: int, steps: int) -> int:
         """M, and room for the products."""
-        return influence_size(self.circuit, batch, self.circuit.layout.size)
+        return influence_size(self.circuit, trials, self.circuit.layout.size)
 
-    def work(self, batch: int, steps: int) -> int:
+    def work(self, trials: int, steps: int) -> int:
         """J, and c ∂s/∂Ψ of the largest group of synapses."""
-        return 2 * batch * self.circuit.n**2 + 2 * batch * self.circuit.layout.size
+        return 2 * trials * self.circuit.n**2 + 2 * trials * self.circuit.layout.size
 
-    def init(self, batch: int) -> Carry:
+    def init(self, trials: int, steps: int) -> Carry:
         """M = 0."""
-        return influence(self.circuit, batch, self.circuit.layout.size)
+        return influence(self.circuit, trials, self.circuit.layout.size)
 
     def step(
-        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any, learn: Callable[[Any], Any]
+        self, carry: Carry, transition: Transition, c: Any, end: Any, theta: Any
     ) -> tuple[Carry, dict[str, Any], Any]:
         """One step; see `Rule.step`."""
         carry = move_on(carry, transition.jacobian(), self.circuit)
@@ -63,4 +62,4 @@ class RTRL(Rule):
         return carry, {"learning_signal": c}, gradient
 
     def __repr__(self) -> str:
-        return f"RTRL({said(self)})"
+        return f"RTRL({options_text(self)})"

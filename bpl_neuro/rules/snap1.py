@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bpl_neuro.rules.base import register
 from bpl_neuro.rules.eligibility import EligibilityRule, own_past_and_self_synapse
 
 __all__ = ["SnAp1"]
 
 
+@register
 class SnAp1(EligibilityRule):
     """ε_t = (block diagonal of J_t) ε_{t−1} + ∂s_t/∂Ψ, dΨ = Σ_t c_t ε_t.
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bpl_neuro.checks import number
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks.base import Task
+from bpl_neuro.train.state import LearnerState
 
 __all__ = ["Beginning", "find"]
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """A trainer as it was when its latest `fit` began, and what that was given."""
+    """A learner's state as it was when the latest `fit` began, and what that was given."""
 
-    trainer: Any
+    state: LearnerState
     task: Task
     batch_size: int
     validate: bool
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Beginning:
-        return self  # never changes, and a task may hold a whole data set
 
 
 def find(beginning: Beginning | None, trial: int, ends: Sequence[int]) -> tuple[Beginning, int]:
@@ -43,8 +40,8 @@ def find(beginning: Beginning | None, trial: int, ends: Sequence[int]) -> tuple[
     """
     if beginning is None:
         raise ValidationError("`trial` goes back into the latest `fit`, and there was none; fork() forks from now")
-    begun = beginning.trainer
-    possible = [begun.trials, *ends[len(begun._ends) :]]
+    begun = beginning.state
+    possible = [begun.trials, *ends[len(begun.log.ends) :]]
     if trial not in possible:
         number("trial", trial)
         near = min(possible, key=lambda end: abs(end - trial))

@@ -1,16 +1,12 @@
-"""The time loop: a circuit, a readout and a rule go through a batch step by step.
+"""The time loop: a learner goes through a batch.
 
-`run_batch` is the loop; what happens with the gradients is its caller's business. `batch_updates` is the pure function:
-what a rule would do with one batch, nothing changed.
+`run_batch` takes a state and gives the next one. `batch_updates` is what a rule would do with one batch, nothing
+changed.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -18,279 +14,232 @@ from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.losses import check_targets
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.transition import State, Transition
+from bpl_neuro.circuit.trajectory import Trajectory, unroll
+from bpl_neuro.circuit.wiring import State
 from bpl_neuro.errors import DivergenceError, ValidationError
-from bpl_neuro.rules.base import Carry, Gradients, Rule, add_gradient
+from bpl_neuro.rules.base import Rule
 from bpl_neuro.tasks.base import Batch
+from bpl_neuro.train.schedule import SUM_ONLY
+from bpl_neuro.train.state import Learner, LearnerState
+from bpl_neuro.train.step import Outcome, Step, Watch
+from bpl_neuro.train.updates import Updates, check_finite
 
-__all__ = [
-    "Outcome",
-    "Position",
-    "Recording",
-    "Step",
-    "Totals",
-    "batch_updates",
-    "check_finite",
-    "collect_steps",
-    "run_batch",
-]
-
-#: (name, gradient) → the parameter as it is afterwards
-Receive = Callable[[str, Any], Any]
+__all__ = ["batch_updates", "run_batch", "score", "watched_steps"]
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a watcher sees after each step; nothing in it may be changed.
+class _Trials:
+    """A batch where the circuit's arrays are: inputs and targets step by step, what is due, where trials end."""
 
-    Attributes
-    ----------
-    t : int
-        Step within the batch, from 1.
-    transition : Transition
-    c : (B, n) array
-        Immediate loss gradient.
-    end : (B,) array of bool
-    signals : dict of str to array
-        What the rule reports.
-    carry : dict
-        What the rule remembers after the step.
-    """
+    def __init__(self, batch: Batch, circuit: Circuit, readout: Readout) -> None:
+        instance("batch", batch, Batch, "a Batch")
+        if batch.x.shape[2] != circuit.input_size:
+            raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
+        check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.output_size)
+        xp, dtype, put = circuit.xp, circuit.dtype, circuit.backend.asarray
+        self.B, self.T = batch.size, batch.steps
+        self.x = xp.ascontiguousarray(put(batch.x, dtype).transpose(1, 0, 2))
+        self.y = put(batch.y, dtype if batch.y.ndim == 3 else None)
+        self.end = xp.ascontiguousarray(put(batch.end).T)
+        self.share = readout.trial_weight(self.B)
+        self.mask = put(batch.mask, dtype)
+        # on the host: known without asking the device
+        self.due, self.ending = batch.mask.any(axis=0), batch.end.any(axis=0)
+        self.going_on = put(~batch.padding.T[:, :, None], dtype) if batch.padding.any() else None
 
-    t: int
-    transition: Transition
-    c: Any
-    end: Any
-    signals: Mapping[str, Any]
-    carry: Carry
+    def credit(self, t: int, state: State, readout: Readout, outcome: Outcome, feedback: Any) -> tuple[Any, Any]:
+        """c_t and the gradient of φ at a step where a loss is due; the loss goes to `outcome`."""
+        weight = self.mask[:, t]
+        loss, c, gradient, output = readout.credit(state, self.y[:, t], weight * self.share, feedback)
+        outcome.loss += float(loss.sum()) / (self.B if readout.reduction == "sum" else 1)
+        if self.y.ndim == 2:
+            right = output.argmax(axis=1) == self.y[:, t]
+            outcome.correct += float((right * weight).sum())
+            outcome.scored += float(weight.sum())
+        return c, gradient
 
-
-@dataclass(frozen=True)
-class Position:
-    """Where a stream stands between two pieces: the circuit's state, the rule's carry, errors still on their way."""
-
-    state: State
-    carry: Carry
-    pending: tuple[Any, ...] = ()
-
-
-@dataclass
-class Outcome:
-    """What one batch gave.
-
-    Attributes
-    ----------
-    loss : float
-        Mean over trials of the summed loss.
-    correct, scored : float
-        Weight of the steps classified rightly, and of all steps with a class label.
-    gradients : dict of str to array
-        "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
-    at_end : Position
-        Where the loop stopped: from there a stream goes on.
-    report : dict of str to float
-        What the rule says of its exactness: ``window_error`` of a trace that a window cut.
-    signals : dict of str to (T, B, n) array
-        Per-step signals, on request.
-    """
-
-    loss: float = 0.0
-    correct: float = 0.0
-    scored: float = 0.0
-    gradients: Gradients = field(default_factory=dict)
-    at_end: Position | None = None
-    report: dict[str, float] = field(default_factory=dict)
-    signals: dict[str, Any] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Recording(Protocol):
-    """What `Trainer.fit` asks of a recorder; see `bpl_neuro.look.recording.Recorder`."""
-
-    def watch(self, step: Step) -> None:
-        """See a step."""
-
-    def batch_done(self, trainer: Any, outcome: Outcome) -> None:
-        """A batch has ended."""
-
-    def flush(self) -> None:
-        """Put on disk what a checkpoint made now counts on."""
-
-
-@dataclass
-class Totals:
-    """Sums over the batches of an epoch or a split."""
-
-    loss: float = 0.0
-    correct: float = 0.0
-    scored: float = 0.0
-    trials: int = 0
-    largest: dict[str, float] = field(default_factory=dict)
-
-    def add(self, outcome: Outcome, size: int) -> None:
-        """Count one batch of `size` trials."""
-        self.loss += outcome.loss * size
-        self.correct += outcome.correct
-        self.scored += outcome.scored
-        self.trials += size
-        for name, value in outcome.report.items():
-            self.largest[name] = max(value, self.largest.get(name, 0.0))
-
-    def figures(self, prefix: str) -> dict[str, float]:
-        """Mean loss per trial, accuracy where there were class labels, and the largest of what the rule reported."""
-        figures = {f"{prefix}loss": self.loss / max(self.trials, 1)}
-        if self.scored:
-            figures[f"{prefix}accuracy"] = self.correct / self.scored
-        return figures | self.largest
+    def penalty(self, t: int, state: State, circuit: Circuit, rho: float) -> Any:
+        """∂/∂s of ½ ρ Σ r², 0 where there is only padding."""
+        share = rho * self.share
+        rates = share * state.rate if self.going_on is None else (share * self.going_on[t]) * state.rate
+        return circuit.rate_credit(state, rates)
 
 
 def run_batch(
-    circuit: Circuit,
-    readout: Readout,
-    rule: Rule | None,
-    batch: Batch,
-    theta: Any,
-    receive: Receive,
-    *,
-    watch: Callable[[Step], None] | None = None,
-    index: int = 0,
-    start: Position | None = None,
-    noise: np.random.Generator | None = None,
-    error_delay: int = 0,
-    rate_penalty: float = 0.0,
-    frozen: bool = False,
-) -> Outcome:
-    """Go through a batch once.
+    learner: Learner, state: LearnerState, batch: Batch, *, watch: Watch | None = None
+) -> tuple[LearnerState, Outcome]:
+    """Learn from one batch, or from the next piece of a stream.
 
     Parameters
     ----------
-    circuit, readout : Circuit, Readout
-    rule : Rule or None
-        None only runs and scores.
+    learner : Learner
+    state : LearnerState
+        Of this learner. It is spent: go on with the one that is returned.
     batch : Batch
-    theta : array or None
-        The rule's own parameters.
-    receive : callable
-        Gets each gradient as it becomes known, ``("theta" | "psi" | "phi", gradient)``, and returns the parameter.
     watch : callable, optional
         Sees every step.
-    index : int
-        Batches done before; named in errors.
-    start : Position, optional
-        Where to go on; a trial's start by default.
-    noise : Generator, optional
-        Of the model's noise; without it there is none.
-    error_delay : int
-        Steps by which c_t reaches the rule late. An error still on its way when its trial ends is lost.
-    rate_penalty : float
-        ρ: adds ½ ρ Σ r² per trial to every step's loss in c, never late; not to the loss that is reported.
 
-    frozen : bool
-        The circuit's parameters stay as they are until the batch has ended: what comes from the input is computed for
-        all steps at once.
+    Returns
+    -------
+    state : LearnerState
+    outcome : Outcome
 
     Raises
     ------
     ValidationError
-        If the batch does not fit the circuit or the readout, or `theta` the rule.
+        If the state is spent, or of another learner; if the batch does not fit the circuit or the readout; if the rule
+        cannot follow a stream. Nothing is changed then, and the state is as it was.
     DivergenceError
-        When the state stops being finite.
+        When the circuit's state or a parameter stops being finite. The error has the state with the last finite
+        parameters, without its place in a stream, as ``.state``.
     """
-    instance("batch", batch, Batch, "a Batch")
-    for name, part in (("readout", readout), ("rule", rule)):
-        if getattr(part, "circuit", circuit) is not circuit:
-            raise ValidationError(f"`{name}` was made for another circuit")
-    if batch.x.shape[2] != circuit.input_size:
-        raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
-    _check_theta(rule, theta, circuit.xp)
-    check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.output_size)
-    xp, dtype, B = circuit.xp, circuit.dtype, batch.size
-    put = circuit.backend.asarray
-    x = xp.ascontiguousarray(put(batch.x, dtype).transpose(1, 0, 2))  # step by step
-    y = put(batch.y, dtype if batch.y.ndim == 3 else None)
-    trial_weight = readout.trial_weight(B)
-    weight = put(batch.mask, dtype)
-    end = put(batch.end)
-    due, ending = batch.mask.any(axis=0), batch.end.any(axis=0)  # on the host: known without asking the device
-    silent = xp.zeros((B, circuit.n), dtype)
-    if start is not None:
-        # A rule may work on its carry in place; if this piece fails, the stream still stands where it did.
-        start = replace(start, carry=copy.deepcopy(start.carry))
-    else:
-        start = Position(circuit.initial_state(B), rule.init(B) if rule else {}, (silent,) * error_delay)
-    if start.state.s.shape[0] != B:
-        raise ValidationError(f"the stream has {start.state.s.shape[0]} rows, this piece {B}")
-    state, carry, pending = start.state, start.carry, list(start.pending)
-    outcome = Outcome()
-    drives = circuit.drive(x) if frozen else None
+    if state.learner is not learner:
+        raise ValidationError("`state` is the state of another learner")
+    trials = _Trials(batch, learner.circuit, learner.readout)
+    position = state.position if batch.stream else None
+    if position is not None and len(position["s"]) != trials.B:
+        raise ValidationError(f"the stream has {len(position['s'])} rows, this piece {trials.B}")
+    rule, form = state.rule_for(batch.steps, batch.stream)
+    if batch.stream and not rule.streams:
+        raise ValidationError(
+            'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '
+            "with a window"
+        )
+    owner, state = state, state.take()
+    state.form = form
+    try:
+        if position is None:
+            state.position, state.sums = None, {}
+        updates = Updates(state, keep=watch is not None)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            go = _whole_trials if rule.deferred else _step_by_step
+            outcome = go(rule, trials, updates, watch, batch.stream)
+        if learner.schedule.frozen or not batch.stream:
+            updates.end_batch()
+    except BaseException as error:
+        _part_from(watch, state)
+        state.give_back(owner)
+        if isinstance(error, DivergenceError):
+            error.state = owner
+        raise
+    _part_from(watch, state)
+    state.batches += 1
+    state.trials += trials.B
+    return state, outcome
 
-    def deliver(name: str, gradient: Any, step: int) -> Any:
-        try:
-            return receive(name, gradient)
-        except DivergenceError as error:
-            raise DivergenceError(step, index, error.quantity, error.last_finite) from None
 
-    def learn(gradient: Any) -> Any:
-        nonlocal theta
-        theta = deliver("theta", gradient, t + 1)
-        return theta
-
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for t in range(batch.steps):
-            added = None if noise is None else circuit.draw_noise(noise, B)
-            drive = None if drives is None else [own[t] for own in drives]
-            transition = circuit.step(state, x[t], noise=added, linearise=rule is not None, drive=drive)
-            check_finite(xp, "state", transition.new.s, state.s, t + 1, index)
-            c, readout_gradient = silent, None
-            if due[t]:
-                loss, c, readout_gradient, output = readout.credit(
-                    transition.new, y[:, t], weight[:, t] * trial_weight, None if rule is None else rule.feedback
-                )
-                outcome.loss += float(loss.sum()) / (B if readout.reduction == "sum" else 1)
-                if y.ndim == 2:
-                    right = output.argmax(axis=1) == y[:, t]
-                    outcome.correct += float((right * weight[:, t]).sum())
-                    outcome.scored += float(weight[:, t].sum())
-            if error_delay:
-                pending.append(c)
-                c = pending.pop(0)
-                pending = [~end[:, t, None] * late for late in pending]
-            if rate_penalty and rule is not None:
-                c = c + circuit.rate_credit(transition.new, (rate_penalty * trial_weight) * transition.new.rate)
-            if rule is not None:
-                carry, signals, gradient = rule.step(carry, transition, c, end[:, t], theta, learn)
-                if gradient is not None:
-                    deliver("psi", gradient, t + 1)
-                if readout_gradient is not None:
-                    deliver("phi", readout_gradient, t + 1)
-                if watch:
-                    watch(Step(t + 1, transition, c, end[:, t], signals, carry))
-            state = circuit.reset(transition.new, end[:, t]) if ending[t] else transition.new
-        if rule is not None:
-            for name, gradient in rule.finish(carry, theta).items():
-                deliver(name, gradient, 0)
-            outcome.report = rule.report(carry)
-    outcome.at_end = Position(state, carry, tuple(pending))
+def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | None, stream: bool) -> Outcome:
+    """Every step is linearised as it is taken, and learned from at once."""
+    state, learner = updates.state, updates.state.learner
+    circuit, readout, outcome = updates.circuit, state.readout, Outcome()
+    xp, B = circuit.xp, trials.B
+    silent = xp.zeros((B, circuit.n), circuit.dtype)
+    begun = state.position or {"s": None, "carry": rule.init(B, trials.T), "late": [silent] * learner.error_delay}
+    now = circuit.initial_state(B) if begun["s"] is None else circuit.state(begun["s"])
+    carry, late = begun["carry"], list(begun["late"])
+    drives = circuit.drive(trials.x) if learner.schedule.frozen else None
+    for t in range(trials.T):
+        end, x = trials.end[t], trials.x[t]
+        drive = None if drives is None else [u[t] for u in drives]
+        transition = circuit.step(now, x, noise=circuit.draw_noise(state.noise, B), drive=drive)
+        check_finite(xp, "state", transition.new.s, now.s, t + 1, state.batches)
+        c, of_readout = silent, None
+        if trials.due[t]:
+            readout = readout if learner.schedule.frozen else state.readout
+            c, of_readout = trials.credit(t, transition.new, readout, outcome, rule.feedback)
+        if learner.error_delay:
+            late.append(c)
+            c, *late = late
+            late = [~end[:, None] * error for error in late]
+        if learner.rate_penalty:
+            c = c + trials.penalty(t, transition.new, circuit, learner.rate_penalty)
+        seen = rule.observe(carry, transition, c, end, state.theta) if watch else {}
+        updates.receive("theta", rule.collect(carry, transition, c, end, state.theta), t + 1)
+        carry, signals, of_circuit = rule.step(carry, transition, c, end, state.theta)
+        updates.receive("psi", of_circuit, t + 1)
+        updates.receive("phi", of_readout, t + 1)
+        circuit = updates.circuit
+        state.steps += 1
+        if watch:
+            _show(watch, Step(t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state))
+        now = circuit.reset(transition.new, end) if trials.ending[t] else transition.new
+    outcome.report = rule.report(carry)
+    if stream:
+        state.position = {"s": now.s, "carry": carry, "late": late}
     return outcome
 
 
-def _check_theta(rule: Rule | None, theta: Any, xp: Any) -> None:
-    expected = rule.initial_theta() if rule else None
-    if expected is None:
-        return
-    if getattr(theta, "shape", None) != expected.shape or theta.dtype != expected.dtype:
-        found = f"{theta.dtype} {theta.shape}" if hasattr(theta, "shape") else repr(theta)
-        raise ValidationError(f"`theta` must have shape {expected.shape} and type {expected.dtype}, got {found}")
-    if not xp.isfinite(theta).all():
-        raise ValidationError("`theta` must be finite")
+def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | None, stream: bool) -> Outcome:
+    """All steps are taken, then linearised together: for a rule that gives its gradients at the end."""
+    state, learner, circuit = updates.state, updates.state.learner, updates.circuit
+    outcome, readout = Outcome(), state.readout
+    begun = circuit.initial_state(trials.B)
+    trajectory = unroll(circuit, begun, trials.x, trials.end, rng=state.noise)
+    _check_states(trajectory, trials, state.batches)
+    for t in np.flatnonzero(trials.due):
+        c, of_readout = trials.credit(t, trajectory.after(t), readout, outcome, rule.feedback)
+        trajectory.c[t] = c
+        updates.receive("phi", of_readout, 0)
+    _delay(trajectory.c, trials, learner.error_delay)
+    if learner.rate_penalty:
+        for t in range(trials.T):
+            trajectory.c[t] += trials.penalty(t, trajectory.after(t), circuit, learner.rate_penalty)
+    carry = rule.init(trials.B, trials.T)
+    if watch:
+        for t in range(trials.T):
+            arguments = (trajectory[t], trajectory.c[t], trials.end[t], state.theta)
+            seen = rule.observe(carry, *arguments)
+            carry, signals, _ = rule.step(carry, *arguments)
+            _show(watch, Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state))
+    for name, gradient in rule.finish(carry, trajectory, state.theta).items():
+        updates.receive(name, gradient, 0)
+    state.steps += trials.T
+    outcome.report = rule.report(carry)
+    return outcome
 
 
-def check_finite(xp: Any, quantity: str, array: Any, before: Any, step: int, index: int) -> None:
-    """DivergenceError unless `array` is finite; `before` is the same quantity one step earlier."""
-    if math.isfinite(float(xp.vdot(array, array))):  # in one pass; where the squares overflow it says nothing
-        return
-    if not xp.isfinite(array).all():
-        raise DivergenceError(step, index, quantity, float(xp.abs(before).max()))
+def _part_from(watch: Watch | None, state: LearnerState) -> None:
+    """Go on with another array for Ψ than a watcher may have seen, which must not become a spare buffer."""
+    if watch:
+        state.psi = state.psi.copy()
+
+
+def _show(watch: Watch, step: Step) -> None:
+    try:
+        watch(step)
+    finally:
+        step.close()
+
+
+def _check_states(trajectory: Trajectory, trials: _Trials, batches: int) -> None:
+    """DivergenceError at the first step whose state is not finite."""
+    rows, xp = trajectory.rows, trajectory.rows.wiring.xp
+    states = rows.new.s.reshape(trials.T, trials.B, -1)
+    try:
+        check_finite(xp, "state", rows.new.s, rows.previous.s, 0, batches)
+    except DivergenceError:
+        before = rows.previous.s.reshape(states.shape)
+        for t in range(trials.T):
+            check_finite(xp, "state", states[t], before[t], t + 1, batches)
+
+
+def _delay(c: Any, trials: _Trials, steps: int) -> None:
+    """Move errors (T, B, n) so many steps on, in place; one still on its way when its trial ends is lost."""
+    for _ in range(steps):
+        for t in reversed(range(1, trials.T)):
+            c[t] = ~trials.end[t - 1][:, None] * c[t - 1]
+        c[0] = 0
+
+
+def score(circuit: Circuit, readout: Readout, batch: Batch, rng: np.random.Generator | None = None) -> Outcome:
+    """Loss and accuracy of a batch; nothing is linearised, nothing learns. `rng` is that of the model's noise."""
+    trials, outcome = _Trials(batch, circuit, readout), Outcome()
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        begun = circuit.initial_state(trials.B)
+        trajectory = unroll(circuit, begun, trials.x, trials.end, rng=rng, linearise=False)
+        _check_states(trajectory, trials, 0)
+        for t in np.flatnonzero(trials.due):
+            trials.credit(t, circuit.state(trajectory.after(t).s), readout, outcome, None)
+    return outcome
 
 
 def batch_updates(
@@ -308,6 +257,8 @@ def batch_updates(
     Parameters
     ----------
     circuit, readout, rule : Circuit, Readout, Rule
+        With the weights at which the gradients are wanted; of a `Trainer`, `trained_circuit()` and
+        `trained_readout()`.
     batch : Batch
     theta : array, optional
         The rule's own parameters; its initial ones by default.
@@ -320,15 +271,14 @@ def batch_updates(
     -------
     Outcome
     """
-    instance("rule", rule, Rule, "a Rule")
-    steps, outcome = collect_steps(circuit, readout, rule, batch, theta, noise, keep=signals)
+    seen, outcome = watched_steps(circuit, readout, rule, batch, theta, noise, keep=signals)
     if signals:
-        seen = [{**step.signals, "c": step.c, "state": step.transition.new.s} for step in steps]
-        outcome.signals = {name: circuit.xp.stack([s[name] for s in seen]) for name in seen[0]}
+        rows = [{**step.signals, "c": step.c, "state": step.transition.new.s} for step in seen]
+        outcome.signals = {name: circuit.xp.stack([s[name] for s in rows]) for name in rows[0]}
     return outcome
 
 
-def collect_steps(
+def watched_steps(
     circuit: Circuit,
     readout: Readout,
     rule: Rule,
@@ -337,19 +287,22 @@ def collect_steps(
     noise: int | None = None,
     *,
     keep: bool = True,
+    watch: Watch | None = None,
 ) -> tuple[list[Step], Outcome]:
-    """The steps of a batch, if they are to be kept, and what `batch_updates` gives."""
-    theta = rule.initial_theta() if theta is None else theta
-    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    sums: Gradients = {}
-    steps: list[Step] = []
+    """The steps of a batch with all parameters frozen, if they are to be kept, and what `batch_updates` gives."""
+    instance("circuit", circuit, Circuit, "a Circuit")
+    instance("readout", readout, Readout, "a Readout")
+    instance("rule", rule, Rule, "a Rule")
+    learner = Learner(circuit, readout, rule, {}, SUM_ONLY)
+    state = learner.initial(theta=theta)
+    state.noise = None if noise is None else generator("noise", noise)
+    seen: list[Step] = []
+    watchers = [*([seen.append] if keep else []), *([watch] if watch else [])]
 
-    def receive(name: str, gradient: Any) -> Any:
-        add_gradient(sums, name, gradient)
-        return current[name]
+    def see(step: Step) -> None:
+        for watcher in watchers:
+            watcher(step)
 
-    rng = None if noise is None else generator("noise", noise)
-    watch = steps.append if keep else None
-    outcome = run_batch(circuit, readout, rule, batch, theta, receive, watch=watch, noise=rng, frozen=True)
-    outcome.gradients = sums
-    return steps, outcome
+    state, outcome = run_batch(learner, state, batch, watch=see if watchers else None)
+    outcome.gradients = state.sums
+    return seen, outcome

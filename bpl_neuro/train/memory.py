@@ -5,8 +5,8 @@ from __future__ import annotations
 import bisect
 from typing import Any
 
-from bpl_neuro.circuit.build import of_step
 from bpl_neuro.errors import BackendError
+from bpl_neuro.train.state import PARAMETERS
 
 __all__ = ["check_fits", "plan"]
 
@@ -19,8 +19,7 @@ def plan(trainer: Any, batch: int, steps: int, stream: bool = False) -> dict[str
     trainer : Trainer
     batch, steps : int
     stream : bool
-        Whether they are pieces of a stream: what the rule holds is then there twice, so that a piece that fails leaves
-        the stream where it was.
+        Whether they are pieces of a stream.
 
     Returns
     -------
@@ -29,15 +28,15 @@ def plan(trainer: Any, batch: int, steps: int, stream: bool = False) -> dict[str
         "rule": what the rule's carry holds at its largest. "work": temporaries; as large as the rest of the rule where
         it sweeps back over all steps at once.
     """
-    circuit, readout, rule = trainer.circuit, trainer.readout, trainer.rule
+    circuit, readout, rule = trainer.circuit, trainer.readout, trainer.state.rule_for(steps, stream)[0]
     itemsize, B = circuit.dtype.itemsize, batch
     inputs = sum(pop.P * pop.N for pop in circuit.populations)
-    own = (trainer.parameter(name) for name in ("psi", "phi", "theta"))
-    parameters = sum(parameter.size for parameter in own if parameter is not None)
+    arrays = (trainer.state.parameter(name) for name in PARAMETERS)
+    parameters = sum(parameter.size for parameter in arrays if parameter is not None)
     numbers = {
         "batch": B * steps * (circuit.input_size + readout.output_size + 2),
-        "circuit": B * (steps * inputs * (trainer.schedule == "trial") + 4 * of_step(circuit)),
-        "rule": rule.kept(B, steps) * (1 + stream),
+        "circuit": B * (steps * inputs * (trainer.schedule == "trial") + 4 * circuit.numbers_per_step),
+        "rule": rule.kept(B, steps),
         "work": rule.work(B, steps) + 6 * parameters,
     }
     return {name: count * itemsize for name, count in numbers.items()}
@@ -59,7 +58,7 @@ def check_fits(trainer: Any, batch: int, steps: int, stream: bool = False) -> No
     fitting = bisect.bisect(smaller, free, key=lambda size: sum(plan(trainer, size, steps, stream).values()))
     ways = [f"{fitting} trials a batch would fit" if fitting else "not even one trial would fit"]
     rest = needed["batch"] + needed["circuit"]
-    for text, count in trainer.rule.leaner(batch, steps).items():
+    for text, count in trainer.state.rule_for(steps, stream)[0].leaner(batch, steps).items():
         total = rest + count * trainer.circuit.dtype.itemsize
         if total <= free:
             ways.append(f"so would {text}, with {_size(total)}")

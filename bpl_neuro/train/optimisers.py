@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -17,7 +17,11 @@ __all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser"
 
 
 class Optimiser(Protocol):
-    """What the trainer needs of an optimiser. Its state is a dict of arrays, so it can be checkpointed."""
+    """What the trainer needs of an optimiser. Its state is a dict of arrays, so it can be checkpointed.
+
+    One with a true attribute `in_place` also takes ``out=``: None, or arrays by name ("parameter", and those of its
+    state) that it may write the new values into.
+    """
 
     def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """State before the first step."""
@@ -90,6 +94,7 @@ class SGD:
     """
 
     eta: Rate
+    in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
@@ -99,11 +104,12 @@ class SGD:
         return {"steps": np.int64(0)}
 
     def step(
-        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any], *, out: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """One step."""
-        steps = int(state["steps"])
-        return parameter - rate_at(self.eta, steps) * gradient, {"steps": np.int64(steps + 1)}
+        steps, xp = int(state["steps"]), backend.xp
+        change = xp.multiply(gradient, rate_at(self.eta, steps), out=out and out["parameter"])
+        return xp.subtract(parameter, change, out=change), {"steps": np.int64(steps + 1)}
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-9
+    in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
@@ -136,12 +143,12 @@ class Adam:
         return {"m": backend.xp.zeros_like(parameter), "v": backend.xp.zeros_like(parameter), "steps": np.int64(0)}
 
     def step(
-        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any], *, out: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """One step."""
         steps = int(state["steps"]) + 1
         new, m, v = backend.adam(
-            parameter, gradient, state["m"], state["v"],
+            parameter, gradient, state["m"], state["v"], out and (out["parameter"], out["m"], out["v"]),
             rate=rate_at(self.eta, steps - 1) / (1 - self.beta1**steps), beta1=self.beta1, beta2=self.beta2,
             correction2=1 - self.beta2**steps, epsilon=self.epsilon,
         )  # fmt: skip
@@ -158,31 +165,36 @@ class Clip:
     def __post_init__(self) -> None:
         number("norm", self.norm, above=True)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the other one takes ``out=``."""
+        return bool(getattr(self.optimiser, "in_place", False))
+
     def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """The other's state, and how often the bound acted."""
         return {**self.optimiser.init(backend, parameter), "clipped": np.int64(0)}
 
     def step(
-        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any]
+        self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any], *, out: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """One step with the bounded gradient."""
         inner = {key: value for key, value in state.items() if key != "clipped"}
         length = float(backend.xp.sqrt((gradient * gradient).sum()))
         acts = length > self.norm
         bounded = gradient * (self.norm / length) if acts else gradient
-        new, inner = self.optimiser.step(backend, parameter, bounded, inner)
+        spare = {"out": out} if self.in_place else {}
+        new, inner = self.optimiser.step(backend, parameter, bounded, inner, **spare)
         return new, {**inner, "clipped": np.int64(int(state["clipped"]) + acts)}
 
 
 def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str]) -> dict[str, Optimiser]:
     """An optimiser for each name: the one given, those of a mapping, or Adam; ValidationError for an unknown name."""
-    if given is None:
-        given = Adam()
-    if not isinstance(given, Mapping):
-        if not (hasattr(given, "init") and hasattr(given, "step")):
+    optimisers = Adam() if given is None else given
+    if not isinstance(optimisers, Mapping):
+        if not (hasattr(optimisers, "init") and hasattr(optimisers, "step")):
             raise ValidationError(f"`optimiser` must be an optimiser like Adam(1e-3), or a mapping; got {given!r}")
-        return dict.fromkeys(names, given)
-    for name in given:
+        return dict.fromkeys(names, optimisers)
+    for name in optimisers:
         if name not in names:
             raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(names)}")
-    return {name: optimiser for name, optimiser in given.items() if optimiser is not None}
+    return {name: optimiser for name, optimiser in optimisers.items() if optimiser is not None}

@@ -1,10 +1,8 @@
-"""Training: schedules, optimisers, epochs, evaluation, the best parameters, checkpoints."""
+"""The friendly face: a learner, its state, epochs, evaluation, the best parameters, checkpoints, forks."""
 
 from __future__ import annotations
 
-import copy
-import itertools
-import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,27 @@ from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.units import whole_steps
-from bpl_neuro.rules.base import Gradients, Rule, add_gradient
-from bpl_neuro.tasks.base import Batch, Curriculum, Task
-from bpl_neuro.train import checkpoint as checkpointing
+from bpl_neuro.rules.base import Rule
+from bpl_neuro.tasks.base import Batch, Task
+from bpl_neuro.tasks.timing import check_step
+from bpl_neuro.train import checkpoint as checkpoints
+from bpl_neuro.train.fitting import Fit
 from bpl_neuro.train.forking import Beginning, find
-from bpl_neuro.train.loop import Outcome, Position, Recording, Step, Totals, check_finite, run_batch
+from bpl_neuro.train.loop import run_batch, score
 from bpl_neuro.train.memory import check_fits, plan
 from bpl_neuro.train.optimisers import Optimiser, by_name
-from bpl_neuro.train.progress import epoch_line, training_progress
+from bpl_neuro.train.schedule import Schedule
+from bpl_neuro.train.state import INTERVENED, PARAMETERS, Learner, LearnerState, Totals
+from bpl_neuro.train.step import Outcome, Recording, Watch
 
 __all__ = ["Trainer"]
 
 
 class Trainer:
     """Trains a circuit, its readout and the rule's own parameters on a task.
+
+    It holds one `LearnerState`, which is all that changes; the circuit, the readout and the rule stay as they were
+    given. What was learned: `weights`, `parameter`, `trained_circuit`.
 
     Parameters
     ----------
@@ -53,31 +58,11 @@ class Trainer:
 
     Attributes
     ----------
-    theta : array or None
-        The rule's own parameters.
-    history : list of dict
-        One entry per epoch.
-    trials, batches, epoch, within_epoch : int
-        Trials and batches trained so far, epochs completed, batches of the epoch under way.
-    losses : list of float
-        Loss of every batch trained by `fit`.
+    learner : Learner
+        Circuit, readout, rule, optimisers and schedule: what does not change.
+    state : LearnerState
+        What does.
     """
-
-    history: list[dict[str, float]]
-    losses: list[float]
-    best: dict[str, Any] | None
-    trials: int
-    batches: int
-    epoch: int
-    within_epoch: int
-    _steps: int
-    _moments: dict[str, dict[str, Any]]
-    _sums: Gradients
-    _position: Position | None
-    _epoch_totals: Totals
-    _ends: list[int]
-    _task_state: dict[str, Any] | None
-    _beginning: Beginning | None
 
     def __init__(
         self,
@@ -93,38 +78,131 @@ class Trainer:
         weight_penalty: float = 0.0,
         seed: int = 0,
     ) -> None:
-        if schedule not in rule.schedules:
-            raise ValidationError(
-                f"`schedule` must be {' or '.join(map(repr, rule.schedules))} for {rule!r}, got {schedule!r}"
-                + ("; it knows its gradient only at a trial's end" if schedule == "step" else "")
-            )
-        for name, part in (("readout", readout), ("rule", rule)):
-            if getattr(part, "circuit", circuit) is not circuit:
-                raise ValidationError(f"`{name}` was made for another circuit")
+        instance("circuit", circuit, Circuit, "a Circuit")
+        instance("readout", readout, Readout, "a Readout")
+        instance("rule", rule, Rule, "a Rule")
         generator("seed", seed)
-        self.circuit, self.readout, self.rule, self.schedule = circuit, readout, rule, schedule
-        self.theta = rule.initial_theta()
-        self.optimisers = by_name(optimiser, checkpointing.PARAMETERS)
-        self.update_every = positive_int("update_every", update_every)
-        if schedule == "trial" and self.update_every > 1:
-            raise ValidationError(
-                '`update_every` counts steps of `schedule` = "step"; per trial there is one update a batch'
-            )
-        self.error_delay = whole_steps("error_delay", error_delay, circuit.model.dt)
-        for name, value in (("rate_penalty", rate_penalty), ("weight_penalty", weight_penalty)):
-            number(name, value)
-        self.rate_penalty, self.weight_penalty = float(rate_penalty), float(weight_penalty)
+        self.learner = Learner(
+            circuit, readout, rule, by_name(optimiser, PARAMETERS), Schedule.of(schedule, update_every),
+            whole_steps("error_delay", error_delay, circuit.model.dt),
+            number("rate_penalty", rate_penalty), number("weight_penalty", weight_penalty),
+        )  # fmt: skip
         self.seed = seed
-        self.noise_rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
-        self.reset()
+        self.state = self.learner.initial(seed)
+        self._beginning: Beginning | None = None
+        self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
+
+    # What was given, and what was learned.
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit as it was given, with its initial Ψ."""
+        return self.learner.circuit
+
+    @property
+    def readout(self) -> Readout:
+        """The readout as it was given."""
+        return self.learner.readout
+
+    @property
+    def rule(self) -> Rule:
+        """The rule as it was given; `settled_rule` is the form in which it learns."""
+        return self.learner.rule
+
+    @property
+    def settled_rule(self) -> Rule:
+        """The rule in the form that it took with the first batch, with the pathway as it is now."""
+        return self.state.rule
+
+    @property
+    def schedule(self) -> str:
+        """The name, "step" or "trial"."""
+        return self.learner.schedule.name
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """The circuit's weights as they are now, by projection: copies, read-only."""
+        return self.trained_circuit().weights
+
+    @property
+    def theta(self) -> Any:
+        """The rule's own parameters as they are now, flat (a copy), or None."""
+        return self.parameter("theta")
 
     def parameter(self, name: str) -> Any:
-        """The parameter "psi", "phi" or "theta" as it is now."""
-        if name == "psi":
-            return self.circuit.psi
-        return self.readout.phi if name == "phi" else self.theta
+        """The parameter "psi", "phi" or "theta" as it is now: a copy, or None."""
+        if name not in PARAMETERS:
+            raise ValidationError(f"`name` must be one of {', '.join(PARAMETERS)}, got {name!r}")
+        value = self.state.parameter(name)
+        return None if value is None else value.copy()
 
-    def train_batch(self, batch: Batch, watch: Callable[[Step], None] | None = None) -> Outcome:
+    def set_parameters(self, **values: Any) -> Trainer:
+        """Go on with other values of ``psi``, ``phi`` or ``theta``; moments of the optimisers stay.
+
+        Raises
+        ------
+        ValidationError
+            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then.
+        """
+        self.state = self.state.replace(**self.learner.parameters(values), spare={})
+        return self
+
+    def trained_circuit(self) -> Circuit:
+        """The circuit with what it has learned and what was done to it: to run, to look at, to save."""
+        return self.state.circuit.holding(self.state.psi.copy())
+
+    def trained_readout(self) -> Readout:
+        """The readout with what it has learned."""
+        return self.readout.holding(self.state.phi.copy())
+
+    def run(self, x: Any, *, noise: int | np.random.Generator | None = None) -> tuple[Any, Any]:
+        """States and rates of the trained circuit for inputs (B, T, K); see `Circuit.run`."""
+        return self.state.circuit.run(x, noise=noise)
+
+    def predict(self, x: Any) -> Any:
+        """Outputs of the trained readout for inputs (B, T, K): (B, T, M)."""
+        return self.state.readout.output(self.run(x)[1])
+
+    # What a training has seen.
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One entry per epoch."""
+        return self.state.log.history
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of every batch trained by `fit`."""
+        return self.state.log.losses
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The parameters with the lowest validation loss, and that loss; None before there was any."""
+        return self.state.log.best
+
+    @property
+    def batches(self) -> int:
+        """Batches trained so far."""
+        return self.state.batches
+
+    @property
+    def trials(self) -> int:
+        """Trials trained so far."""
+        return self.state.trials
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.state.log.epoch
+
+    @property
+    def within_epoch(self) -> int:
+        """Batches of the epoch under way."""
+        return self.state.log.within_epoch
+
+    # Training.
+
+    def train_batch(self, batch: Batch, watch: Watch | None = None) -> Outcome:
         """Learn from one batch, or from the next piece of a stream (``Batch(…, stream=True)``).
 
         Raises
@@ -132,49 +210,31 @@ class Trainer:
         ValidationError
             If the rule's trace needs whole trials and the batch is a piece of a stream.
         DivergenceError
-            When the state or a parameter stops being finite; parameters keep their last finite values.
+            When the state or a parameter stops being finite; parameters keep their last finite values, and a stream
+            starts again.
         BackendError
             If the batch cannot fit the device's memory; says what would.
         """
-        self.rule.settle(self.schedule, batch.steps, batch.stream)
-        if batch.stream and not self.rule.streams:
-            raise ValidationError(
-                'a stream needs a rule that keeps a bounded past, like BPLambda with trace="full", "local", or "lazy" '
-                "with a window"
-            )
+        instance("batch", batch, Batch, "a Batch")
         if (shape := (batch.size, batch.steps, batch.stream)) not in self._fitting:
+            if not self._fitting:
+                self._say_what_is_dear(batch)
             check_fits(self, *shape)
             self._fitting.add(shape)
-        start = self._position if batch.stream else None
-        if start is None:
-            self._sums = {}
-
-        def receive(name: str, gradient: Any) -> Any:
-            add_gradient(self._sums, name, gradient)
-            if self.schedule == "step" and (self._steps + 1) % self.update_every == 0:
-                self._descend(name, self._sums.pop(name))
-            return self.parameter(name)
-
-        def counted(step: Step) -> None:
-            self._steps += 1
-            if watch:
-                watch(step)
-
-        if self.schedule == "trial":  # nobody asks for the number of a step then
-            self._steps += batch.steps
-        outcome = run_batch(
-            self.circuit, self.readout, self.rule, batch, self.theta, receive, index=self.batches,
-            watch=counted if self.schedule == "step" else watch,
-            start=start, noise=self.noise_rng if self.circuit.noisy else None, error_delay=self.error_delay,
-            rate_penalty=self.rate_penalty, frozen=self.schedule == "trial",
-        )  # fmt: skip
-        self._position = outcome.at_end if batch.stream else None
-        if self.schedule == "trial" or not batch.stream:
-            for name in list(self._sums):
-                self._descend(name, self._sums.pop(name))
-        self.batches += 1
-        self.trials += batch.size
+        self.state, outcome = run_batch(self.learner, self.state, batch, watch=watch)
         return outcome
+
+    def _say_what_is_dear(self, batch: Batch) -> None:
+        """Warn once of a trace that takes much longer than another one with the same numbers."""
+        ask = getattr(self.rule, "cheaper", None)
+        cheaper = ask(self.learner.schedule.frozen, batch.size, batch.steps, batch.stream) if ask else None
+        if cheaper:
+            form, times = cheaper
+            warnings.warn(
+                f'{self.rule!r} takes about {times:.0f} times the multiplications that trace="{form}" takes for '
+                "the same numbers",
+                stacklevel=3,
+            )
 
     def fit(
         self,
@@ -185,7 +245,7 @@ class Trainer:
         stop_at: int | None = None,
         validate: bool = True,
         callbacks: Iterable[Callable[[Trainer, Outcome], None]] = (),
-        watch: Callable[[Step], None] | None = None,
+        watch: Watch | None = None,
         recorder: Recording | None = None,
         progress: bool = True,
         checkpoint: str | Path | None = None,
@@ -211,7 +271,7 @@ class Trainer:
         callbacks : iterable of callable (trainer, outcome)
             Called after every batch.
         watch : callable, optional
-            Sees every step; see `bpl_neuro.train.loop.Step`.
+            Sees every step; see `bpl_neuro.train.step.Step`.
         recorder : Recorder, optional
             Records every batch, and is flushed before each checkpoint.
         progress : bool
@@ -225,98 +285,46 @@ class Trainer:
         -------
         Trainer
             Itself.
-        """
-        if stop_at is not None:
-            positive_int("stop_at", stop_at)
-        elif epochs is None:
-            raise ValidationError("`epochs` = None needs `stop_at`: there would be no end")
-        last = math.inf if epochs is None else positive_int("epochs", epochs)
-        positive_int("batch_size", batch_size)
-        instance("task", task, Task, "a task: an object with `batches`, `input_size`, `output_size`, `loss` and `name`")
-        if recorder is not None:
-            instance("recorder", recorder, Recording, "a Recorder or PassiveRules")
-        if not isinstance(callbacks, Iterable):
-            raise ValidationError(f"`callbacks` must be a list of functions of (trainer, outcome), got {callbacks!r}")
-        if checkpoint_every is not None:
-            positive_int("checkpoint_every", checkpoint_every)
-        callbacks = [*([recorder.batch_done] if recorder else []), *callbacks]
-        watch = _both(watch, recorder.watch if recorder else None)
-        curriculum = task if isinstance(task, Curriculum) else None
-        if curriculum and self._task_state is not None:
-            curriculum.restore(self._task_state)
-        elif curriculum:
-            self._task_state = curriculum.state()
-        if self.epoch < last and self.batches != stop_at:
-            self._beginning = None
-            self._beginning = Beginning(self.fork(), task, batch_size, validate)
-        of = "" if epochs is None else f"/{epochs}"
-        with training_progress(progress) as bar:
-            while self.epoch < last and self.batches != stop_at:
-                job = bar.add_task(f"epoch {self.epoch + 1}{of}", total=None, loss="")
-                trials = task.batches(np.random.default_rng([self.seed, self.epoch]), batch_size, "train")
-                for batch in itertools.islice(trials, self.within_epoch, None):
-                    outcome = self.train_batch(batch, watch)
-                    self.losses.append(outcome.loss)
-                    self._ends.append(self.trials)
-                    self._epoch_totals.add(outcome, batch.size)
-                    self.within_epoch += 1
-                    if curriculum:
-                        curriculum.advance(outcome.loss)
-                        self._task_state = curriculum.state()
-                    bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")
-                    for callback in callbacks:
-                        callback(self, outcome)
-                    if checkpoint is not None and checkpoint_every and self.batches % checkpoint_every == 0:
-                        self._save_with(recorder, checkpoint)
-                    if self.batches == stop_at:
-                        break
-                else:
-                    entry = self._end_epoch(task, validate)
-                    bar.console.print(f"epoch {self.epoch}{of}: {epoch_line(entry)}", soft_wrap=True)
-                    if checkpoint is not None:
-                        self._save_with(recorder, checkpoint)
-                bar.remove_task(job)
-        return self
 
-    def _end_epoch(self, task: Task, validate: bool) -> dict[str, float]:
-        entry = {"epoch": self.epoch + 1, "batches": self.batches, **self._epoch_totals.figures("train_")}
-        if validate:
-            found = self.evaluate(task, "validation", batch_size=500)
-            entry |= {f"validation_{key}": value for key, value in found.items()}
-            self._keep_best(found["loss"])
-        self.history.append(entry)
-        self.epoch, self.within_epoch, self._epoch_totals = self.epoch + 1, 0, Totals()
-        return entry
+        Raises
+        ------
+        ValidationError
+            For a wrong argument; for a task with another step in time than the model's.
+        """
+        fit = Fit(
+            task, epochs, batch_size, stop_at, validate, callbacks, watch, recorder, progress, checkpoint,
+            checkpoint_every,
+        )  # fmt: skip
+        check_step(task, self.circuit.model)
+        if not fit.is_done(self):
+            self._beginning = Beginning(fit.started(self).copy(), task, batch_size, validate)
+        fit.run(self)
+        return self
 
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
-        totals = Totals()
-        noise = np.random.default_rng([seed, 1]) if self.circuit.noisy else None
+        check_step(task, self.circuit.model)
+        totals, rng = Totals(), np.random.default_rng([seed, 1])
         for batch in task.batches(np.random.default_rng(seed), batch_size, split):
-            outcome = run_batch(
-                self.circuit, self.readout, None, batch, None, lambda name, gradient: None, noise=noise, frozen=True
-            )
-            totals.add(outcome, batch.size)
+            totals.add(score(self.state.circuit, self.state.readout, batch, rng), batch.size)
         return totals.figures("")
 
     def plan(self, batch_size: int, steps: int) -> dict[str, int]:
         """Bytes that training on such batches will take, by what they are for; see `bpl_neuro.train.memory.plan`."""
         return plan(self, positive_int("batch_size", batch_size), positive_int("steps", steps))
 
-    def predict(self, x: Any) -> Any:
-        """Outputs of the readout for inputs (B, T, K): (B, T, M)."""
-        return self.readout.output(self.circuit.run(x)[1])
-
-    def restore_best(self) -> None:
+    def restore_best(self) -> Trainer:
         """Set the parameters with the lowest validation loss."""
         if self.best is None:
             raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
-        self.circuit.psi, self.readout.phi = self.best["psi"], self.best["phi"]
-        self.theta = self.best["theta"]
+        kept = {name: self.best[name] for name in PARAMETERS if self.best[name] is not None}
+        return self.set_parameters(**kept)
+
+    # Files, forks, and a fresh start.
 
     def save(self, path: str | Path) -> None:
         """Everything needed to go on to the same bits, in one file, atomically and without pickle."""
-        checkpointing.save(self, path)
+        checkpoints.save(self.state, self.seed, path)
 
     def restore(self, path: str | Path) -> Trainer:
         """Continue from a file that `save` wrote, with a circuit, readout and rule of the same shapes.
@@ -326,14 +334,14 @@ class Trainer:
         ValidationError
             If the file is damaged or does not fit; nothing is changed then.
         """
-        checkpointing.restore(self, path)
+        self.state, self._beginning = checkpoints.restore(self.learner, self.seed, path), None
         return self
 
     def fork(self, trial: int | None = None) -> Trainer:
         """An independent copy that goes on with the same later trials and the same noise.
 
-        Train one and the other differs by nothing; change one (see `bpl.interventions`) and what follows is due
-        to that change alone.
+        Train one and the other differs by nothing; change one (see `bpl.interventions`) and what follows is due to
+        that change alone.
 
         Parameters
         ----------
@@ -347,72 +355,23 @@ class Trainer:
             If `trial` lies elsewhere; says where it could.
         """
         if trial is None:
-            return copy.deepcopy(self)
-        begun, stop_at = find(self._beginning, trial, self._ends)
-        fork = begun.trainer.fork()
+            return self._with(self.state.copy())
+        begun, stop_at = find(self._beginning, trial, self.state.log.ends)
+        fork = self._with(begun.state.copy())
         if stop_at == fork.batches:
             return fork
-        common = {"batch_size": begun.batch_size, "validate": begun.validate, "progress": False}
-        return fork.fit(begun.task, epochs=None, stop_at=stop_at, **common)
+        return fork.fit(
+            begun.task, epochs=None, stop_at=stop_at, batch_size=begun.batch_size, validate=begun.validate,
+            progress=False,
+        )  # fmt: skip
+
+    def _with(self, state: LearnerState) -> Trainer:
+        other = object.__new__(Trainer)
+        vars(other).update(vars(self) | {"state": state, "_fitting": set(self._fitting)})
+        return other
 
     def reset(self) -> None:
-        """Forget everything but the weights Ψ, φ, θ: optimiser moments, stream, history, best parameters."""
-        self._moments = self._fresh_moments()
-        self._position, self._sums, self._steps = None, {}, 0
-        self.history, self.losses, self.best, self._ends = [], [], None, []
-        self.trials, self.batches, self.epoch, self.within_epoch = 0, 0, 0, 0
-        self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
-        self._task_state = self._beginning = None
-        self._epoch_totals = Totals()
-
-    def _save_with(self, recorder: Recording | None, checkpoint: str | Path) -> None:
-        """The recording first: it can be cut back to a checkpoint, but not made longer."""
-        if recorder:
-            recorder.flush()
-        self.save(checkpoint)
-
-    def _fresh_moments(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: optimiser.init(self.circuit.backend, self.parameter(name))
-            for name, optimiser in self.optimisers.items()
-            if self.parameter(name) is not None
-        }
-
-    def _descend(self, name: str, gradient: Any) -> None:
-        optimiser = self.optimisers.get(name)
-        if optimiser is None:
-            return
-        xp, old = self.circuit.xp, self.parameter(name)
-        check_finite(xp, f"gradient of {name}", gradient, old, 0, self.batches)
-        if name == "psi" and self.weight_penalty:
-            gradient = gradient + self.weight_penalty * self.circuit.plastic_weights()
-        with np.errstate(over="ignore", invalid="ignore"):
-            new, moments = optimiser.step(self.circuit.backend, old, gradient, self._moments[name])
-        for key, moment in moments.items():
-            if getattr(moment, "ndim", 0):
-                check_finite(xp, f"{key} (optimiser) of {name}", moment, self._moments[name][key], 0, self.batches)
-        if name == "psi":
-            new = self.circuit.constrain(new)
-        check_finite(xp, name, new, old, 0, self.batches)
-        self._moments[name] = moments
-        if name == "psi":
-            self.circuit.psi = new
-        elif name == "phi":
-            self.readout.phi = new
-        else:
-            self.theta = new
-
-    def _keep_best(self, loss: float) -> None:
-        if self.best is None or loss < self.best["loss"]:
-            self.best = {name: copy.copy(self.parameter(name)) for name in checkpointing.PARAMETERS} | {"loss": loss}
-
-
-def _both(first: Callable[[Step], None] | None, second: Callable[[Step], None] | None) -> Callable[[Step], None] | None:
-    if first is None or second is None:
-        return first or second
-
-    def watch(step: Step) -> None:
-        first(step)
-        second(step)
-
-    return watch
+        """Forget all but the weights Ψ, φ, θ and interventions: moments, stream, noise, history, best parameters."""
+        kept = {name: getattr(self.state, name) for name in (*PARAMETERS, *INTERVENED)}
+        self.state = self.learner.initial(self.seed).replace(**kept)
+        self._beginning = None

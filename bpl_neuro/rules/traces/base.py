@@ -1,52 +1,80 @@
-"""What every form of the synthesiser's eligibility trace has in common."""
+"""What every form of the synthesiser's eligibility trace has in common, and the register of forms."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, clear
 
-__all__ = ["Trace", "cleared"]
+__all__ = ["TRACES", "Trace", "cleared", "register"]
 
 
 class Trace(ABC):
-    """A form of the trace. Holds the synthesiser, γλ and the weight of the input; what changes lives in the carry.
+    """A form of the trace: the synthesiser, γλ and the weight of the input; what changes lives in the carry.
 
-    In every step `collect` comes first, then `step`, then `restart`. Carries may be changed in place.
+    In every step `collect` comes first, then `step`, then `restart`. `collect` reads, and changes nothing but figures
+    for `report`, for which twice is as once; the others may change the arrays of the carry that they are given.
+
+    Attributes
+    ----------
+    name : str
+    exact : bool
+        Σ δ e is that of the algorithm.
+    local : bool
+        A synapse holds nothing that is not of its own two neurons.
+    deferred : bool
+        Nothing is held: the sums come from a sweep back over whole trials.
+    bounded : bool
+        What it holds does not grow with the steps of a trial, so that it can follow an endless stream.
+    shows : tuple of str
+        What can be recorded of a synapse (a, j): "own" e[a, a, j], "norm" ‖e[·, a, j]‖; see `column`.
+    memory, time : str
+        As in `Rule`.
     """
 
-    exact: bool
-    schedules: tuple[str, ...]
-    #: as in `Rule`
+    name: ClassVar[str]
+    exact: bool = False
+    local: bool = False
+    deferred: bool = False
+    bounded: bool = True
+    shows: tuple[str, ...] = ()
     memory: str
     time: str
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
         self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
 
+    def options(self) -> dict[str, Any]:
+        """Its own options that are not the default, by name."""
+        return {}
+
     @abstractmethod
-    def kept(self, batch: int, steps: int) -> int:
+    def kept(self, trials: int, steps: int) -> int:
         """Numbers that it holds at its largest."""
 
-    def work(self, batch: int, steps: int) -> int:
+    def work(self, trials: int, steps: int) -> int:
         """Numbers in temporaries beside it."""
         return 0
 
+    def cost(self, steps: int) -> float:
+        """Multiplications in a trial of so many steps, for what has a choice to make; infinite if it is no choice."""
+        return float("inf")
+
     @abstractmethod
-    def init(self, batch: int) -> Carry:
-        """e = 0."""
+    def init(self, trials: int, steps: int) -> Carry:
+        """e = 0, for batches of so many steps."""
 
     @abstractmethod
     def collect(self, carry: Carry, delta: Any) -> Any:
-        """Σ_B δ_{t−1} e_{t−1}, of the shape of θ, or None if it is only known at the end."""
+        """Σ_B δ_{t−1} e_{t−1}, (|θ|,)."""
 
     @abstractmethod
     def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
-        """e_t from e_{t−1}."""
+        """e_t = γλ J_t e_{t−1} + ∂g(s_t; θ)/∂θ, or what the form has in its place."""
 
     @abstractmethod
     def restart(self, carry: Carry, end: Any) -> Carry:
@@ -64,13 +92,24 @@ class Trace(ABC):
         ValidationError
             For a form that never holds one.
         """
-        raise ValidationError(f"{type(self).__name__} never holds the trace of a synapse")
+        raise ValidationError(f'`trace` = "{self.name}" never holds the trace of a synapse')
+
+
+_Trace = TypeVar("_Trace", bound=type[Trace])
+#: every form by its name
+TRACES: dict[str, type[Trace]] = {}
+
+
+def register(trace: _Trace) -> _Trace:
+    """Make a form known by its name, as a value of `trace`."""
+    if trace.name in TRACES:
+        raise ValidationError(f"there already is a trace {trace.name!r}")
+    TRACES[trace.name] = trace
+    return trace
 
 
 def cleared(xp: Any, e: Any, end: Any) -> Any:
-    """A copy of a trace, or of a list of traces, of (B, …): 0 in the trials that end."""
-    if isinstance(e, list):
-        return [cleared(xp, part, end) for part in e]
-    kept = e.copy()
-    clear(xp, kept, end)
-    return kept
+    """A trace, or a list of traces, of (B, …), put at 0 in the trials that end, in place."""
+    for part in e if isinstance(e, list) else [e]:
+        clear(xp, part, end)
+    return e

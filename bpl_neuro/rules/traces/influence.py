@@ -16,21 +16,21 @@ from bpl_neuro.rules.base import Carry
 __all__ = ["carried", "influence", "influence_size", "move_on"]
 
 
-def influence(circuit: Circuit, batch: int, width: int) -> Carry:
+def influence(circuit: Circuit, trials: int, width: int) -> Carry:
     """M = 0: (B, n, width), with room to spare."""
-    spare = room(circuit, batch, width)
-    rows = circuit.xp.zeros((batch + spare, circuit.n, width), circuit.dtype)
+    spare = room(circuit, trials, width)
+    rows = circuit.xp.zeros((trials + spare, circuit.n, width), circuit.dtype)
     return {"rows": rows, "first": np.int64(0), "spare": np.int64(spare)}
 
 
-def influence_size(circuit: Circuit, batch: int, width: int) -> int:
+def influence_size(circuit: Circuit, trials: int, width: int) -> int:
     """Numbers in it."""
-    return (batch + room(circuit, batch, width)) * circuit.n * width
+    return (trials + room(circuit, trials, width)) * circuit.n * width
 
 
-def room(circuit: Circuit, batch: int, width: int) -> int:
+def room(circuit: Circuit, trials: int, width: int) -> int:
     """Trials that are multiplied at once."""
-    return max(1, min(batch, circuit.backend.chunk // (circuit.n * width * circuit.dtype.itemsize)))
+    return max(1, min(trials, circuit.backend.chunk // (circuit.n * width * circuit.dtype.itemsize)))
 
 
 def carried(carry: Carry) -> Any:

@@ -1,0 +1,55 @@
+"""What the rules with a synthesiser have in common: their options, and how its prediction reaches the circuit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpl_neuro.checks import instance, number
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.model.units import per_step
+from bpl_neuro.rules.base import Rule, altered
+
+__all__ = ["SyntheticGradientRule"]
+
+
+class SyntheticGradientRule(Rule):
+    """A rule with θ: a synthesiser, γ, κ, feedback, and the pathway from the synthesiser to the circuit.
+
+    Attributes
+    ----------
+    pathway : (n, n) array or None
+        The synthetic gradient reaches the circuit as g · pathway; None is the identity. It is part of a learner's
+        state, for lesions and rewirings; the synthesiser's own TD error does not pass through it.
+    """
+
+    needs_synthesiser = True
+    exact = False
+    pathway: Any = None
+
+    def __init__(
+        self, synthesiser: Synthesiser, gamma: float | str, sg_weight: float, feedback: str | Feedback
+    ) -> None:
+        self.synthesiser = instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
+        self.gamma = per_step("gamma", gamma, synthesiser.circuit.model)
+        self.sg_weight = number("sg_weight", sg_weight)
+        self.feedback = Feedback.of(feedback)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit whose synthesiser this is."""
+        return self.synthesiser.circuit
+
+    def initial_theta(self) -> Any:
+        """That of the synthesiser."""
+        return self.synthesiser.initial_theta()
+
+    def settled(self, form: str | None, pathway: Any = None) -> Rule:
+        """With this pathway."""
+        return self if pathway is None else altered(self, pathway=pathway)
+
+    def prospective(self, g: Any) -> Any:
+        """κ g, through the pathway: what the circuit hears of the prediction."""
+        reaching = g if self.pathway is None else g @ self.pathway
+        return reaching if self.sg_weight == 1 else self.sg_weight * reaching

@@ -1,0 +1,86 @@
+"""From gradients to parameters: sums, the schedule, optimisers, constraints, and what must stay finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.errors import DivergenceError
+from bpl_neuro.rules.base import add_gradient
+from bpl_neuro.train.state import LearnerState
+
+__all__ = ["Updates", "check_finite"]
+
+
+class Updates:
+    """Takes gradients by name and moves the parameters of a state when the schedule says so.
+
+    New parameters and moments are written into spare buffers, checked, and only then take the place of the old, which
+    become the spare ones: a parameter that diverges leaves its last finite value behind.
+
+    Parameters
+    ----------
+    state : LearnerState
+    keep : bool
+        Leave the arrays of earlier parameters as they are, because somebody may look at them later.
+    """
+
+    def __init__(self, state: LearnerState, keep: bool) -> None:
+        self.state, self.schedule, self.keep = state, state.learner.schedule, keep
+        self.circuit: Circuit = state.circuit
+
+    def receive(self, name: str, gradient: Any, step: int) -> None:
+        """A gradient, or None, at step `step` of the batch (0: after its end)."""
+        if gradient is not None:
+            add_gradient(self.state.sums, name, gradient)
+        if step and name in self.state.sums and self.schedule.due(self.state.steps + 1):
+            self.descend(name, step)
+
+    def end_batch(self) -> None:
+        """Apply what is left, where gradients are not summed on."""
+        if self.schedule.moves:
+            for name in list(self.state.sums):
+                self.descend(name, 0)
+
+    def descend(self, name: str, step: int) -> None:
+        """Give a sum of gradients to its optimiser."""
+        state, gradient = self.state, self.state.sums.pop(name)
+        optimiser = state.learner.optimisers.get(name)
+        if optimiser is None or name in state.frozen:
+            return
+        old, moments, xp = state.parameter(name), state.moments[name], self.circuit.xp
+
+        def finite(quantity: str, array: Any, before: Any) -> None:
+            check_finite(xp, quantity, array, before, step, state.batches)
+
+        finite(f"gradient of {name}", gradient, old)
+        if name == "psi" and state.learner.weight_penalty:
+            gradient = gradient + state.learner.weight_penalty * self.circuit.plastic_weights()
+        in_place = getattr(optimiser, "in_place", False)
+        spare = {"out": state.spare.pop(name, None)} if in_place else {}
+        with np.errstate(over="ignore", invalid="ignore"):
+            new, new_moments = optimiser.step(self.circuit.backend, old, gradient, moments, **spare)
+        new = new if in_place else new.copy()  # a user's optimiser may give back what it was given
+        for key, moment in new_moments.items():
+            if getattr(moment, "ndim", 0):
+                finite(f"{key} (optimiser) of {name}", moment, moments[key])
+        if name == "psi":
+            self.circuit.constrain(new)
+        finite(name, new, old)
+        state.moments[name] = new_moments
+        setattr(state, name, new)
+        if name == "psi":
+            self.circuit = self.circuit.holding(new)
+        if in_place and not self.keep:
+            state.spare[name] = {"parameter": old} | {k: m for k, m in moments.items() if getattr(m, "ndim", 0)}
+
+
+def check_finite(xp: Any, quantity: str, array: Any, before: Any, step: int, batch: int) -> None:
+    """DivergenceError unless `array` is finite; `before` is the same quantity one step earlier."""
+    if math.isfinite(float(xp.vdot(array, array))):  # in one pass; where the squares overflow it says nothing
+        return
+    if not xp.isfinite(array).all():
+        raise DivergenceError(step, batch, quantity, float(xp.abs(before).max()))
