@@ -11,11 +11,14 @@ import xarray as xr
 from bpl_neuro.checks import positive_int, real_array
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
+from bpl_neuro.circuit.synthesiser import SubspaceSynthesiser
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.bp_lambda import BPLambda
-from bpl_neuro.rules.traces.exact import FullTrace, LocalTrace
+from bpl_neuro.rules.traces import LocalTrace
 from bpl_neuro.tasks.base import Batch
-from bpl_neuro.train.loop import Step, collect_steps, run_batch
+from bpl_neuro.train.loop import run_batch, watched_steps
+from bpl_neuro.train.state import PARAMETERS
+from bpl_neuro.train.step import Step
 from bpl_neuro.train.trainer import Trainer
 
 __all__ = [
@@ -58,24 +61,24 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         (how many were left out of ``cosine``). Steps at which every trial ends are not included: nothing is predicted
         there.
     """
-    steps, _ = collect_steps(circuit, readout, rule, batch, theta)
+    seen, _ = watched_steps(circuit, readout, rule, batch, theta)
     host = circuit.backend.to_host
-    G = np.stack([host(g) for g in true_later_gradient(steps)]).astype(float)
-    c = np.stack([host(s.c) for s in steps]).astype(float)
-    g = np.stack([host(s.signals["g"]) for s in steps]).astype(float)
-    z = np.stack([host(rule.synthesiser.z(s.transition)) for s in steps]).astype(float)
-    going_on = ~np.stack([host(s.end) for s in steps])
-    P = rule.synthesiser.P
-    P = np.eye(G.shape[-1]) if P is None else host(P).astype(float)
+    G = np.stack([host(g) for g in true_later_gradient(seen)]).astype(float)
+    c = np.stack([host(s.c) for s in seen]).astype(float)
+    g = np.stack([host(s.signals["g"]) for s in seen]).astype(float)
+    z = np.stack([host(rule.synthesiser.z(s.transition)) for s in seen]).astype(float)
+    going_on = ~np.stack([host(s.end) for s in seen])
+    s = rule.synthesiser
+    P = host(s.P).astype(float) if isinstance(s, SubspaceSynthesiser) else np.eye(G.shape[-1])
     fit = np.linalg.lstsq(z[going_on], G[going_on] @ P, rcond=None)[0] @ P.T
     best = np.where(going_on[..., None], z @ fit, 0)
     keep = going_on.any(axis=1)
-    found, optimum = (np.where(going_on, cosine(v + c, G + c), np.nan)[keep] for v in (g, best))
+    cosines, optimum = (np.where(going_on, cosine(v + c, G + c), np.nan)[keep] for v in (g, best))
     return xr.Dataset(
         {
-            "cosine": ("step", trial_mean(found)),
+            "cosine": ("step", trial_mean(cosines)),
             "optimum": ("step", trial_mean(optimum)),
-            "zero_vectors": ("step", (np.isnan(found) & going_on[keep]).sum(axis=1)),
+            "zero_vectors": ("step", (np.isnan(cosines) & going_on[keep]).sum(axis=1)),
         },
         {"step": np.flatnonzero(keep) + 1},
     )
@@ -116,16 +119,15 @@ def causality(trainer: Trainer, batch: Batch, step: int, seed: int = 0) -> xr.Da
     x, y = batch.x.copy(), batch.y.copy()
     x[:, step:] = rng.permuted(x[:, step:] + rng.normal(size=x[:, step:].shape), axis=0)
     y[:, step:] = y[:, step:] + rng.normal(size=y[:, step:].shape) if y.ndim == 3 else rng.permuted(y[:, step:], axis=0)
-    names = [name for name in ("psi", "phi", "theta") if trainer.parameter(name) is not None]
-    after: list[list[list[Any]]] = []
-    for data in (batch, Batch(x, y, batch.mask, batch.end, batch.stream)):
-        after.append(_parameters_after_each_step(trainer.fork(), data, names))
+    names = [name for name in PARAMETERS if trainer.parameter(name) is not None]
+    other = Batch(x, y, batch.mask, batch.end, batch.stream, batch.padding)
+    after = [_parameters_after_each_step(trainer, data, names) for data in (batch, other)]
     start = [trainer.parameter(name) for name in names]
 
     def largest(rows: Sequence[Any], others: Sequence[Any]) -> list[float]:
         return [float(trainer.circuit.xp.abs(a - b).max()) for a, b in zip(rows, others, strict=True)]
 
-    difference = [largest(one, other) for one, other in zip(*after, strict=True)]
+    difference = [largest(rows, others) for rows, others in zip(*after, strict=True)]
     return xr.Dataset(
         {
             "difference": (("step", "parameter"), difference),
@@ -137,10 +139,15 @@ def causality(trainer: Trainer, batch: Batch, step: int, seed: int = 0) -> xr.Da
 
 
 def _parameters_after_each_step(trainer: Trainer, batch: Batch, names: Sequence[str]) -> list[list[Any]]:
-    seen: list[list[Any]] = []
-    trainer.train_batch(batch, lambda _: seen.append([trainer.parameter(name) for name in names]))
-    seen[-1] = [trainer.parameter(name) for name in names]  # the trial's end included
-    return seen
+    """Copies of the parameters of a fork after each step of a batch, the trial's end included."""
+    copies: list[list[Any]] = []
+
+    def watch(step: Step) -> None:
+        copies.append([step.parameter(name).copy() for name in names])
+
+    state, _ = run_batch(trainer.learner, trainer.state.copy(), batch, watch=watch)
+    copies[-1] = [state.parameter(name) for name in names]
+    return copies
 
 
 def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
@@ -199,43 +206,39 @@ def synapse_trace(
     """
     s = rule.synthesiser
     a, j = synapse
-    if s.P is not None:
+    if not s.own_units:
         raise ValidationError("in a subspace a synthesiser unit belongs to no state of the circuit: nothing to draw")
     if not (0 <= a < s.n and 0 <= j < s.m):
         raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {synapse}")
     if not 0 <= trial < batch.size:
         raise ValidationError(f"`trial` must lie in 0 … {batch.size - 1}, got {trial}")
-    if not isinstance(rule.trace, FullTrace):
+    if rule.form != "full":
         raise ValidationError('`rule` must hold the full trace: BPLambda(…, trace="full")')
-    one = batch[trial : trial + 1]
-    local = LocalTrace(s, rule.gamma * rule.lam)
-    local_carry = local.init(1)
+    single = batch[trial : trial + 1]
+    local = LocalTrace(s, rule.gamma * rule.lam, rule.gain)
+    local_carry = local.init(1, batch.steps)
     rows: list[list[Any]] = []
-    steps: list[Step] = []
     e_prev = np.zeros(s.n)
 
     def watch(step: Step) -> None:
         nonlocal local_carry, e_prev
         z = s.z(step.transition)
         response = s(z, theta)
-        local.collect(local_carry, 0 * step.c)
         local_carry = local.restart(local.step(local_carry, step.transition, response), step.end)
         delta = circuit.backend.to_host(step.signals["delta"])[0]
-        e = circuit.backend.to_host(rule.trace.column(step.carry["trace"], a, j)[1])[0]
+        e = circuit.backend.to_host(step.trace(a, j)[1])[0]
         states, local_e = local.column(local_carry, a, j)
-        own = float(local_e[0, a - states.start])
-        rows.append([float(response.z[0, j]), e[a], float(np.linalg.norm(e)), own, delta[a], delta @ e_prev])
+        local_value = float(local_e[0, a - states.start])
+        rows.append([float(response.z[0, j]), e[a], float(np.linalg.norm(e)), local_value, delta[a], delta @ e_prev])
         e_prev = e.copy()
-        steps.append(step)
 
-    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    run_batch(circuit, readout, rule, one, theta, lambda name, gradient: current[name], watch=watch)
+    seen, _ = watched_steps(circuit, readout, rule, single, theta, watch=watch)
     columns = np.array(rows).T
     columns[4, 0] = np.nan
     names = ("presynaptic", "own", "norm", "local", "delta", "product")
     data = {name: ("step", column) for name, column in zip(names, columns, strict=True)}
     data["cumulative"] = ("step", np.cumsum(columns[5]))
-    forward = _forward_view(steps, rule, theta)[a, j]
+    forward = _forward_view(seen, rule, theta)[a, j]
     return xr.Dataset(
         data,
         {"step": np.arange(1, len(rows) + 1)},
@@ -243,14 +246,18 @@ def synapse_trace(
     )
 
 
-def _forward_view(steps: Sequence[Step], rule: BPLambda, theta: Any) -> Any:
-    """Σ_t (G_t^λ − g_t) ∂g_t/∂θ of the output weights from the recursion for the targets, (n, m)."""
+def _forward_view(seen: Sequence[Step], rule: BPLambda, theta: Any) -> Any:
+    """gain · Σ_t v_t ∂g_t/∂θ of the output weights, (n, m), from a sweep back over the steps.
+
+    v_t = δ_t + γλ v_{t+1} J_{t+1}, which is G_t^λ − g_t where errors go back through the circuit's own weights.
+    """
     s = rule.synthesiser
-    responses = [s(s.z(step.transition), theta) for step in steps]
-    g = [~step.end[:, None] * response.g for step, response in zip(steps, responses, strict=True)]
-    target, total = 0 * g[-1], 0 * theta
-    for t in reversed(range(len(steps) - 1)):
-        ahead = (1 - rule.lam) * g[t + 1] + rule.lam * target
-        target = ~steps[t].end[:, None] * steps[t + 1].transition.vjp(steps[t + 1].c + rule.gamma * ahead)
-        total += s.gradient(target - g[t], responses[t])
-    return total.reshape(-1)[: s.n * s.m].reshape(s.n, s.m)
+    responses = [s(s.z(step.transition), theta) for step in seen]
+    g = [~step.end[:, None] * response.g for step, response in zip(seen, responses, strict=True)]
+    error, total = 0 * g[-1], 0 * theta
+    for t in reversed(range(len(seen) - 1)):
+        ahead = seen[t + 1]
+        delta = rule.feedback.transition(ahead.transition).vjp(ahead.c + rule.gamma * g[t + 1]) - g[t]
+        error = ~seen[t].end[:, None] * (delta + rule.gamma * rule.lam * ahead.transition.vjp(error))
+        total += s.gradient(error, responses[t], rule.gain)
+    return s.weights(total)

@@ -12,14 +12,15 @@ from rich.table import Column, Table
 from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.transition import parameter_gradient
+from bpl_neuro.circuit.trajectory import Trajectory, stack
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import cosine, trial_mean, true_later_gradient
 from bpl_neuro.rules import BPTT, Gradients, Rule
 from bpl_neuro.rules.base import add_gradient
 from bpl_neuro.tasks.base import Batch
-from bpl_neuro.train.loop import Outcome, Step, collect_steps
+from bpl_neuro.train.loop import watched_steps
 from bpl_neuro.train.optimisers import Optimiser, by_name
+from bpl_neuro.train.step import Outcome, Step
 from bpl_neuro.train.trainer import Trainer
 
 __all__ = ["PassiveRules", "compare", "comparison_table"]
@@ -68,22 +69,22 @@ def compare(
     if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
         raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
     host = circuit.backend.to_host
-    steps, outcome = collect_steps(circuit, readout, BPTT(circuit), batch, None, noise=noise)
-    later = true_later_gradient(steps)
-    credit = np.stack([host(s.c + G) for s, G in zip(steps, later, strict=True)])
+    seen, outcome = watched_steps(circuit, readout, BPTT(circuit), batch, None, noise)
+    later = true_later_gradient(seen)
+    credit = np.stack([host(s.c + G) for s, G in zip(seen, later, strict=True)])
     true = host(outcome.gradients["psi"])
     rows = []
     for label, rule in labelled.items():
-        own = theta.get(label) if isinstance(theta, Mapping) else theta
-        own = rule.initial_theta() if own is None or rule.initial_theta() is None else own
-        seen, given_by = collect_steps(circuit, readout, rule, batch, own, noise=noise)
-        given = None
-        if all("credit" in s.signals for s in seen):
-            given = np.stack([host(s.signals["credit"]) for s in seen])
-        rows.append(_against(circuit, host(_psi(circuit, given_by.gradients)), true, given, credit))
-    found = xr.concat(rows, xr.IndexVariable("rule", list(labelled)))
-    found.attrs = _said(labelled)
-    return found
+        rule_theta = theta.get(label) if isinstance(theta, Mapping) else theta
+        rule_theta = None if rule.initial_theta() is None else rule_theta
+        seen_by_rule, rule_outcome = watched_steps(circuit, readout, rule, batch, rule_theta, noise)
+        rule_credit = None
+        if all("credit" in s.signals for s in seen_by_rule):
+            rule_credit = np.stack([host(s.signals["credit"]) for s in seen_by_rule])
+        rows.append(_against(circuit, host(_psi(circuit, rule_outcome.gradients)), true, rule_credit, credit))
+    figures = xr.concat(rows, xr.IndexVariable("rule", list(labelled)))
+    figures.attrs = _said(labelled)
+    return figures
 
 
 def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
@@ -104,16 +105,16 @@ def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
     for rule in found["rule"].values:
         said = [found.attrs.get(f"{rule}.{key}", "not said") for key in SAID]
         said = [{"True": "yes", "False": "no"}.get(text, text) for text in said]
-        one = found[["cosine", "norm_ratio"]].sel(rule=rule, parameter="psi").mean(over)
-        table.add_row(str(rule), *said, f"{float(one['cosine']):.3f}", f"{float(one['norm_ratio']):.3g}")
+        means = found[["cosine", "norm_ratio"]].sel(rule=rule, parameter="psi").mean(over)
+        table.add_row(str(rule), *said, f"{float(means['cosine']):.3f}", f"{float(means['norm_ratio']):.3g}")
     return table
 
 
 class PassiveRules:
     """Rules that look on while another one trains: what each would have done with the same trials and weights.
 
-    ``passive = PassiveRules(trainer, {"e-prop": bpl.EProp(circuit)})``, then ``trainer.fit(task, recorder=passive)``.
-    Their own synthesisers learn from the same trials, by an optimiser of their own.
+    ``passive = PassiveRules(trainer, [bpl.rules.EProp(circuit)])``, then ``trainer.fit(task, recorder=passive)``. Their
+    own synthesisers learn from the same trials, by an optimiser of their own.
 
     Parameters
     ----------
@@ -140,80 +141,83 @@ class PassiveRules:
         optimiser: Optimiser | None = None,
     ) -> None:
         instance("trainer", trainer, Trainer, "a Trainer")
-        if trainer.error_delay or trainer.rule.feedback.kind != "exact":
+        if trainer.learner.error_delay or trainer.rule.feedback.kind != "exact":
             raise ValidationError(
                 "`trainer` must have exact feedback and no `error_delay`: passive rules see its errors"
             )
         self.trainer, self.rules, self.every = trainer, _labelled(rules), positive_int("every", every)
         for label, rule in self.rules.items():
-            if getattr(rule, "circuit", trainer.circuit) is not trainer.circuit:
+            if not trainer.circuit.fits(rule):
                 raise ValidationError(f"rules[{label!r}] was made for another circuit")
         self._optimiser = by_name(optimiser, ("theta",))["theta"]
         self.theta = {label: rule.initial_theta() for label, rule in self.rules.items()}
         self.theta = {label: theta for label, theta in self.theta.items() if theta is not None}
         backend = trainer.circuit.backend
         self._moments = {label: self._optimiser.init(backend, theta) for label, theta in self.theta.items()}
-        self._steps: list[Step] = []
+        self._seen: list[Step] = []
         self._carries: dict[str, Any] = {}
+        self._settled: dict[str, Rule] = {}  # in the forms that they take for whole trials
         self._sums: dict[str, Gradients] = {}
-        self._found: list[xr.Dataset] = []
+        self._figures: list[xr.Dataset] = []
         self._batches: list[int] = []
 
     def watch(self, step: Step) -> None:
         """See a step of the trainer."""
-        if self.trainer.batches % self.every:
+        if step.batch % self.every:
             return
         if step.t == 1:
-            self._steps, B = [], step.c.shape[0]
-            self._carries = {label: rule.init(B) for label, rule in self.rules.items()}
+            self._seen, B, T = [], step.c.shape[0], step.steps
+            self._settled = {label: rule.settled(rule.choose(True, T, False)) for label, rule in self.rules.items()}
+            self._carries = {label: rule.init(B, T) for label, rule in self._settled.items()}
             self._sums = {label: {} for label in self.rules}
-        self._steps.append(step)
-        for label, rule in self.rules.items():
-            theta = self.theta.get(label)
-
-            def learn(gradient: Any, sums: Gradients = self._sums[label], theta: Any = theta) -> Any:
-                add_gradient(sums, "theta", gradient)
-                return theta
-
-            self._carries[label], _, gradient = rule.step(
-                self._carries[label], step.transition, step.c, step.end, theta, learn
-            )
-            if gradient is not None:
-                add_gradient(self._sums[label], "psi", gradient)
+        self._seen.append(step)
+        for label, rule in self._settled.items():
+            if rule.deferred:
+                continue
+            arguments = (step.transition, step.c, step.end, self.theta.get(label))
+            of_theta = rule.collect(self._carries[label], *arguments)
+            self._carries[label], _, of_psi = rule.step(self._carries[label], *arguments)
+            for name, gradient in (("theta", of_theta), ("psi", of_psi)):
+                if gradient is not None:
+                    add_gradient(self._sums[label], name, gradient)
 
     def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
         """A batch has ended: compare, and let the passive rules' own parameters learn."""
         if trainer is not self.trainer:
             raise ValidationError("`trainer` is not the one that the passive rules were made for")
-        if trainer._position is not None:
+        if trainer.state.position is not None:
             raise ValidationError("a stream has no whole trials to compare rules on; train on trials")
-        if not self._steps:
+        if not self._seen:
             return
         circuit, host = trainer.circuit, trainer.circuit.backend.to_host
-        credit = [s.c + G for s, G in zip(self._steps, true_later_gradient(self._steps), strict=True)]
-        true = parameter_gradient([s.transition for s in self._steps], credit)
+        trials = _trajectory(self._seen)
+        true = trials.parameter_gradient(trials.c + circuit.xp.stack(true_later_gradient(self._seen)))
         rows = []
-        for label, rule in self.rules.items():
-            for name, gradient in rule.finish(self._carries[label], self.theta.get(label)).items():
-                add_gradient(self._sums[label], name, gradient)
+        for label, rule in self._settled.items():
+            if rule.deferred:
+                self._sums[label] = rule.finish(self._carries[label], trials, self.theta.get(label))
             rows.append(_against(circuit, host(_psi(circuit, self._sums[label])), host(true), None, None))
             if label in self.theta and "theta" in self._sums[label]:
                 self.theta[label], self._moments[label] = self._optimiser.step(
                     circuit.backend, self.theta[label], self._sums[label]["theta"], self._moments[label]
                 )
-        self._found.append(xr.concat(rows, xr.IndexVariable("rule", list(self.rules))))
+        self._figures.append(xr.concat(rows, xr.IndexVariable("rule", list(self.rules))))
         self._batches.append(trainer.batches)
-        self._steps = []
+        self._seen = []
 
     def flush(self) -> None:
         """Nothing to write: what was found is in memory."""
 
     def result(self) -> xr.Dataset:
         """``cosine`` and ``norm_ratio`` over ``batch``, ``rule`` and ``parameter``."""
-        if not self._found:
+        if not self._figures:
             raise ValidationError("nothing was compared yet: train first, with `recorder=` this")
-        found = xr.concat(self._found, xr.IndexVariable("batch", self._batches))
-        return found.assign_attrs(_said(self.rules))
+        figures = xr.concat(self._figures, xr.IndexVariable("batch", self._batches))
+        return figures.assign_attrs(_said(self.rules))
+
+
+def _trajectory(seen: Sequence[Step]) -> Trajectory:
+    return stack([step.transition for step in seen], [step.c for step in seen], [step.end for step in seen])
 
 
 def _labelled(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
@@ -233,10 +237,10 @@ def _said(rules: Mapping[str, Rule]) -> dict[str, str]:
 
 def _psi(circuit: Circuit, sums: Mapping[str, Any]) -> Any:
     """The gradient of Ψ, 0 from a rule that gives none."""
-    return sums["psi"] if "psi" in sums else circuit.xp.zeros_like(circuit.psi)
+    return sums["psi"] if "psi" in sums else circuit.xp.zeros(circuit.layout.size, circuit.dtype)
 
 
-def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, given: Any, credit: Any) -> xr.Dataset:
+def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, rule_credit: Any, credit: Any) -> xr.Dataset:
     """One rule's gradient against the true one, by block; and its credit, by step."""
     blocks = {"psi": (gradient, true)}
     views = [circuit.layout.views(flat) for flat in (gradient, true)]
@@ -250,8 +254,8 @@ def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, given: An
     coords: dict[str, Any] = {"parameter": list(blocks)}
     if credit is not None:
         of_steps = np.full(len(credit), np.nan)
-        if given is not None:
-            of_steps = trial_mean(cosine(given, credit))
+        if rule_credit is not None:
+            of_steps = trial_mean(cosine(rule_credit, credit))
         data["credit_cosine"] = ("step", of_steps)
         coords["step"] = np.arange(1, len(credit) + 1)
     return xr.Dataset(data, coords)

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 from bpl_neuro.checks import real_array
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import synapse_trace
+from bpl_neuro.look.recording.reading import recorded_synapse
 
 __all__ = [
     "figure",
@@ -106,17 +107,17 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
     axes = list(np.asarray(axes, dtype=object).ravel())
     if len(axes) != 2 or not isinstance(found, xr.Dataset) or "cosine" not in found:
         raise ValidationError("`axes` must be two Axes, and `found` what `compare` or `PassiveRules.result` gave")
-    one = found.median("seed") if "seed" in found.dims else found
-    rules = [str(rule) for rule in one["rule"].values]
-    whole = one[["cosine", "norm_ratio"]].sel(parameter="psi")
+    figures = found.median("seed") if "seed" in found.dims else found
+    rules = [str(rule) for rule in figures["rule"].values]
+    whole = figures[["cosine", "norm_ratio"]].sel(parameter="psi")
     means = whole.mean("batch") if "batch" in whole.dims else whole
-    credit = one.get("credit_cosine")
+    credit = figures.get("credit_cosine")
     curves: dict[str, Any] = {}
     if "batch" in whole.dims:
         curves, x, xlabel = {r: whole["cosine"].sel(rule=r) for r in rules}, whole["batch"], "batch"
     elif credit is not None:
         curves = {r: credit.sel(rule=r) for r in rules if credit.sel(rule=r).notnull().sum() > 1}
-        x, xlabel = one["step"], "step"
+        x, xlabel = figures["step"], "step"
     looks = {rule: _look(k) for k, rule in enumerate(curves)}
     colours = [looks[rule]["color"] if rule in looks else "0.6" for rule in rules]
     y = np.arange(len(rules))[::-1]
@@ -154,44 +155,84 @@ def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray],
     return ax
 
 
-def plot_synapse(axes: Sequence[Any], trace: xr.Dataset, *, step_ms: float | None = None) -> Sequence[Any]:
-    """Five panels over one time axis for the Dataset of `analysis.synapse_trace`.
+def plot_synapse(
+    axes: Sequence[Any],
+    trace: xr.Dataset,
+    *,
+    step_ms: float | None = None,
+    batch: int | None = None,
+    trial: int | None = None,
+    synapse: tuple[int, int] | None = None,
+) -> Sequence[Any]:
+    """One synapse of the synthesiser over a trial, in up to five panels over one time axis.
 
     Parameters
     ----------
-    axes : five matplotlib Axes
+    axes : matplotlib Axes
+        One for each panel: z_j, the trace, δ, Σᵢ δᵢ eᵢ and its running sum. Those left over are hidden.
     trace : Dataset
+        What `analysis.synapse_trace` gave: five panels. Or a recording, opened with ``xr.open_zarr``, of the quantity
+        ``"trace"``: no z_j, δ if ``"delta"`` of the synapse's own unit was recorded, the running sum if every step was.
     step_ms : float, optional
-        Milliseconds per step; without it the axis counts steps.
+        Milliseconds per step; without it the axis has the times of a recording, or counts steps.
+    batch, trial : int, optional
+        Of a recording, as it numbers them; by default the last batch and the first trial.
+    synapse : (a, j), optional
+        Of a recording; by default the first.
+
+    Raises
+    ------
+    ValidationError
+        If there is no such batch, trial or synapse, or no trace of it; says what to record.
     """
-    t = trace.step.values * (step_ms or 1)
+    chosen: dict[str, Any] = {"batch": batch, "trial": trial, "synapse": synapse}
+    if not isinstance(trace, xr.Dataset):
+        raise ValidationError(f"`trace` must be a Dataset, got {type(trace).__name__}")
+    if "presynaptic" not in trace:
+        trace, where = recorded_synapse(trace, **chosen)
+    elif choices := [name for name, value in chosen.items() if value is not None]:
+        raise ValidationError(f"`{choices[0]}` chooses from a recording; `trace` holds one synapse in one trial")
+    else:
+        where = f"γ = {trace.attrs['gamma']:g}, λ = {trace.attrs['lam']:g}"
+    timed = step_ms is None and "time" in trace.coords
+    t = trace["time"].values * 1e3 if timed else trace["step"].values * (step_ms or 1)
     a, j = trace.attrs["synapse"]
     blue, orange, green, pink, red = COLOURS[:5]
-    axes[0].plot(t, trace.presynaptic, color=blue)
-    axes[0].set_ylabel(f"$z_{{{j}}}$")
-    axes[0].set_title(
-        f"synapse {j} → output {a}   (γ = {trace.attrs['gamma']:g}, λ = {trace.attrs['lam']:g})", loc="left"
-    )
-    axes[1].plot(t, trace.own, color=orange, label=f"own unit, $e[{a},{a},{j}]$")
-    axes[1].plot(t, trace.norm, color=green, label=r"norm over units, $\|e\|$")
-    axes[1].plot(t, trace.local, "--", color=pink, label="local trace")
-    axes[1].set_ylabel("trace")
-    axes[1].legend(fontsize=8, framealpha=0.8)
-    axes[2].plot(t, trace.delta, color=red)
-    axes[2].set_ylabel(rf"$\delta_{{{a}}}$")
-    axes[3].plot(t, trace["product"], color=blue)
-    axes[3].set_ylabel(r"$\sum_i \delta_i e_i$")
-    axes[4].plot(t, trace["cumulative"], color="black", label=r"$\Delta\theta/\alpha$ so far")
-    axes[4].plot(t[-1], trace.attrs["forward_view"], "*", ms=13, color=red, label="forward view", clip_on=False)
-    axes[4].set_ylabel(r"$\Delta\theta/\alpha$")
-    axes[4].legend(fontsize=8, framealpha=0.8)
-    axes[4].set_xlabel("time (ms)" if step_ms else "step")
-    margin = 0.03 * (t[-1] - t[0])
-    for ax in axes:
+    lines: dict[str, dict[str, dict[str, Any]]] = {
+        f"$z_{{{j}}}$": {"presynaptic": {"color": blue}},
+        "trace": {
+            # below the others and wide: where a state acts on itself alone they lie on it
+            "norm": {"color": green, "lw": 4, "alpha": 0.5, "label": r"norm over units, $\|e\|$"},
+            "own": {"color": orange, "label": f"own unit, $e[{a},{a},{j}]$"},
+            "local": {"color": pink, "ls": "--", "label": "local trace"},
+        },
+        rf"$\delta_{{{a}}}$": {"delta": {"color": red}},
+        r"$\sum_i \delta_i e_i$": {"product": {"color": blue}},
+        r"$\Delta\theta/\alpha$": {"cumulative": {"color": "black", "label": r"$\Delta\theta/\alpha$ so far"}},
+    }
+    panels = {
+        label: looks for label, names in lines.items() if (looks := {k: v for k, v in names.items() if k in trace})
+    }
+    flat = list(np.asarray(axes, dtype=object).ravel())
+    if len(flat) < len(panels):
+        raise ValidationError(f"`axes` must be {len(panels)} Axes, one for each panel; got {len(flat)}")
+    margin = 0.03 * (t[-1] - t[0]) or 0.5
+    for ax, (label, looks) in zip(flat, panels.items(), strict=False):
+        for name, look in looks.items():
+            ax.plot(t, trace[name], **look)
+        if "cumulative" in looks and "forward_view" in trace.attrs:
+            ax.plot(t[-1], trace.attrs["forward_view"], "*", ms=13, color=red, label="forward view", clip_on=False)
+        if ax.get_legend_handles_labels()[1]:
+            ax.legend(fontsize=8, framealpha=0.8)
         ax.axhline(0, color="grey", lw=0.6)
-        ax.set_xlim(t[0] - margin, t[-1] + margin)
-    for ax in axes[:-1]:
+        ax.set(ylabel=label, xlim=(t[0] - margin, t[-1] + margin))
         ax.tick_params(labelbottom=False)
+    flat[0].set_title(f"synapse {j} → output {a}   ({where})", loc="left")
+    last = flat[len(panels) - 1]
+    last.tick_params(labelbottom=True)
+    last.set_xlabel("time (ms)" if step_ms or timed else "step")
+    for ax in flat[len(panels) :]:
+        ax.set_visible(False)
     return axes
 
 
@@ -233,9 +274,9 @@ def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
     return ax
 
 
-def _name_of(one: xr.DataArray, dim: str) -> str:
+def _name_of(single: xr.DataArray, dim: str) -> str:
     """A unit, neuron or synapse in words."""
-    coords = {str(key): value.item() for key, value in one.coords.items() if value.ndim == 0}
+    coords = {str(key): value.item() for key, value in single.coords.items() if value.ndim == 0}
     if dim == "synapse":
         return f"{coords['synapse_input']} → {coords['synapse_output']}"
     if dim == "unit":

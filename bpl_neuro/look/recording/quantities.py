@@ -13,11 +13,11 @@ import numpy as np
 
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.look.recording.names import GRADIENTS, in_words
 from bpl_neuro.model.quantities import brian2_parts
 from bpl_neuro.rules.base import Rule
-from bpl_neuro.rules.bp_lambda import BPLambda
-from bpl_neuro.rules.traces.exact import FullTrace, LeakTrace, LocalTrace, ModelTrace
-from bpl_neuro.train.loop import Step
+from bpl_neuro.rules.traces import TracedRule
+from bpl_neuro.train.step import Step
 from bpl_neuro.train.trainer import Trainer
 
 __all__ = ["Choice", "Units", "Variable", "chosen_synapses", "describe", "trace_values"]
@@ -67,10 +67,14 @@ class Choice:
 
     def up_to(self, last: int) -> list[int]:
         """The numbers chosen, given the largest there is; ValidationError for a larger one, or if none is left."""
-        found = list(itertools.takewhile(lambda k: k <= last, self.numbers))
-        if not found or (isinstance(self.numbers, list) and len(found) < len(self.numbers)):
+        numbers = list(itertools.takewhile(lambda k: k <= last, self.numbers))
+        if not numbers or (isinstance(self.numbers, list) and len(numbers) < len(self.numbers)):
             raise ValidationError(f"`{self.name}` must lie in {self.lowest} … {last}, got {self.given!r}")
-        return found
+        return numbers
+
+    def goes_on(self, count: int, last: int) -> bool:
+        """Whether more than the first `count` are there, up to the largest; of a list all are there from the first."""
+        return isinstance(self.numbers, range) and count < len(self.numbers) and self.numbers[count] <= last
 
     def plain(self) -> Any:
         """As JSON has it."""
@@ -79,21 +83,21 @@ class Choice:
         return None if self.given is None else self.numbers
 
 
-def _numbers(given: Any, lowest: int) -> range | list[int]:
-    found: range | list[int]
-    if given is None or isinstance(given, slice):
-        start, stop, step = (None, None, None) if given is None else (given.start, given.stop, given.step)
+def _numbers(choice: Any, lowest: int) -> range | list[int]:
+    numbers: range | list[int]
+    if choice is None or isinstance(choice, slice):
+        start, stop, step = (None, None, None) if choice is None else (choice.start, choice.stop, choice.step)
         start, stop = lowest if start is None else start, ENDLESS if stop is None else stop
-        found = range(start, stop, 1 if step is None else step)
-        valid = found.step > 0 and len(found) > 0 and found[0] >= lowest
+        numbers = range(start, stop, 1 if step is None else step)
+        valid = numbers.step > 0 and len(numbers) > 0 and numbers[0] >= lowest
     else:
-        if any(isinstance(k, bool | np.bool_) for k in given):
+        if any(isinstance(k, bool | np.bool_) for k in choice):
             raise TypeError("a mask is no choice of numbers")
-        found = sorted(operator.index(k) for k in given)
-        valid = len(found) > 0 and len(set(found)) == len(found) and found[0] >= lowest
+        numbers = sorted(operator.index(k) for k in choice)
+        valid = len(numbers) > 0 and len(set(numbers)) == len(numbers) and numbers[0] >= lowest
     if not valid:
         raise ValueError("nothing, repeated, or too low")
-    return found
+    return numbers
 
 
 class Units:
@@ -108,34 +112,46 @@ class Units:
     """
 
     def __init__(self, circuit: Circuit, given: Any) -> None:
-        if isinstance(given, str):
-            given = [given]
-        names = given if isinstance(given, Sequence) and any(isinstance(k, str) for k in given) else []
+        choice = [given] if isinstance(given, str) else given
+        names = choice if isinstance(choice, Sequence) and any(isinstance(k, str) for k in choice) else []
         if unknown := [name for name in names if name not in circuit.sizes]:
             raise ValidationError(
                 f"`units` must name populations ({', '.join(circuit.sizes)}) or lie in 0 … {circuit.n - 1}, "
                 f"got {unknown[0]!r}"
             )
         if names:
-            given = [i for p in circuit.populations if p.name in names for i in range(circuit.n)[p.state_slice]]
-        self.states = Choice("units", given, 0).up_to(circuit.n - 1)
+            choice = [i for p in circuit.populations if p.name in names for i in range(circuit.n)[p.state_slice]]
+        self.states = Choice("units", choice, 0).up_to(circuit.n - 1)
         flat: list[tuple[int, str, int, str, str]] = []
         rates: list[tuple[str, int, str]] = []
         for pop in circuit.populations:
             neuron, name_of = circuit.model.populations[pop.name].neuron, brian2_parts().unit_name
-            own = [(name, name_of(neuron.dimensions[name])) for name in neuron.states]
-            own += [(f"delay_{k + 1}", name_of(neuron.dimensions["rate"])) for k in range(pop.S - len(own))]
+            variables = [(name, name_of(neuron.dimensions[name])) for name in neuron.states]
+            variables += [(f"delay_{k + 1}", name_of(neuron.rate_dimensions)) for k in range(pop.S - len(variables))]
             for k in range(pop.N):
-                flat += [(len(rates), pop.name, k, *state) for state in own]
-                rates.append((pop.name, k, name_of(neuron.dimensions["rate"])))
+                flat += [(len(rates), pop.name, k, *state) for state in variables]
+                rates.append((pop.name, k, name_of(neuron.rate_dimensions)))
         self.neurons = sorted({flat[i][0] for i in self.states})
         self._states, self._rates = [flat[i][1:] for i in self.states], [rates[k] for k in self.neurons]
+        neurons = [circuit.model.populations[pop.name].neuron for pop in circuit.populations]
+        dims = [n.dimensions[name] for n in neurons for name in (*n.states, *n.inputs)] + [
+            n.rate_dimensions for n in neurons
+        ]
+        self._dimensionless = all(dim == brian2_parts().DIMENSIONLESS for dim in dims)
 
     def units_of(self, name: str) -> dict[str, str]:
-        """The attribute ``units`` of "state" or "rate", where it is the same for all."""
-        recorded: dict[str, Sequence[tuple[Any, ...]]] = {"state": self._states, "rate": self._rates}
-        same = {row[-1] for row in recorded.get(name, ())}
-        return {"units": same.pop()} if len(same) == 1 else {}
+        """The attribute ``units`` of a quantity, where it is known and the same for all."""
+        known = (*PARAMETERS, "trace_own", "trace_norm", "trace_product")
+        if name == "loss" or (name in known and self._dimensionless):
+            return {"units": "1"}
+        rows: Sequence[tuple[Any, ...]] = self._rates if name == "rate" else self._states
+        same = {row[-1] for row in rows} if name in ("state", "rate", *GRADIENTS) else set()
+        if len(same) != 1:
+            return {}
+        unit = same.pop()
+        if name in GRADIENTS and unit != "1":  # the loss has none
+            unit = f"1/{unit}" if unit.isalpha() else f"1/({unit})"
+        return {"units": unit}
 
     def coordinates(self, dims: set[str]) -> dict[str, Any]:
         """Labels of the dimensions ``unit`` and ``neuron``."""
@@ -145,9 +161,8 @@ class Units:
             ("neuron", self.neurons, self._rates, ("population", "number", "units")),
         ):
             if dim in dims:
-                coords[dim] = np.array(numbers)
-                columns = zip(*rows, strict=True)
-                coords |= {f"{dim}_{key}": (dim, np.array(v)) for key, v in zip(keys, columns, strict=True)}
+                columns = dict(zip((f"{dim}_{key}" for key in keys), zip(*rows, strict=True), strict=True))
+                coords |= {k: (dim, np.array(v), in_words(k)) for k, v in {dim: numbers, **columns}.items()}
         return coords
 
 
@@ -159,13 +174,15 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
     ValidationError
         For a quantity that is not there with this rule.
     """
-    circuit, theta = trainer.circuit, trainer.theta
+    circuit, rule, state = trainer.circuit, trainer.state.rule_for(1)[0], trainer.state
     xp, real = circuit.xp, circuit.dtype.name
     c = xp.zeros((1, circuit.n), circuit.dtype)
     with np.errstate(all="ignore"):
         moved = circuit.step(circuit.initial_state(1), xp.zeros((1, circuit.input_size), circuit.dtype))
-        first = trainer.rule.init(1)
-        carry, signals, _ = trainer.rule.step(first, moved, c, xp.zeros(1, bool), theta, lambda gradient: theta)
+        arguments = (rule.init(1, 1), moved, c, xp.zeros(1, bool), state.theta)
+        seen = rule.observe(*arguments)
+        carry, signals, _ = rule.step(*arguments)
+        signals = {**signals, **seen}
     states, neurons = units.states, units.neurons
     looks: dict[str, Callable[[Step], Any]] = {
         "state": lambda step: step.transition.new.s[:, states],
@@ -175,34 +192,38 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
     for name, value in signals.items():
         if getattr(value, "shape", None) == c.shape:
             looks[name] = _signal(name, states)
-    own = [name for name in PARAMETERS if trainer.parameter(name) is not None]
-    traced = ["trace"] if isinstance(trainer.rule, BPLambda) else []
-    known = [*looks, *traced, "loss", *own]
+    parameters = [name for name in PARAMETERS if trainer.parameter(name) is not None]
+    traced = ["trace"] if isinstance(rule, TracedRule) else []
+    known = [*looks, *traced, "loss", *parameters]
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise ValidationError(f"`quantities` must be some of {', '.join(known)} with this rule, got {list(names)}")
-    found = {"batch": Variable((), (), "int64", {"long_name": "batches trained, this one included"})}
+    variables = {"batch": Variable((), (), "int64", {"long_name": "batches trained, this one included"})}
     for name in names:
         if name == "loss":
-            found[name] = Variable((), (), "float64", {})
+            variables[name] = Variable((), (), "float64", {})
         elif name == "trace":
-            step = Step(1, moved, c, xp.zeros(1, bool), signals, carry)
-            dims, shape = ("step", "trial", "synapse"), (len(synapses),)
-            found |= {part: Variable(dims, shape, real, {}) for part in trace_values(trainer.rule, synapses, step)[0]}
-        elif name in own:
-            synthesiser = getattr(trainer.rule, "synthesiser", None)
+            step = Step(1, 1, moved, c, xp.zeros(1, bool), signals, rule, carry, state)
+            dims, count = ("step", "trial", "synapse"), (len(synapses),)
+            variables |= {part: Variable(dims, count, real, {}) for part in trace_values(synapses, step)[0]}
+        elif name in parameters:
+            synthesiser = getattr(rule, "synthesiser", None)
             layout: dict[str, Any] = {
                 "psi": circuit.layout,
                 "phi": trainer.readout.layout,
                 "theta": getattr(synthesiser, "layout", None),
             }
             attrs = {"blocks": json.dumps(dict(layout[name]))} if layout[name] else {}
-            value = trainer.parameter(name)
-            axes: tuple[str, ...] = PARAMETERS[name] if value.ndim == len(PARAMETERS[name]) else (f"{name}_weight",)
-            found[name] = Variable(axes, value.shape, real, attrs)
+            shape: tuple[int, ...] = trainer.parameter(name).shape
+            axes: tuple[str, ...] = (f"{name}_weight",)
+            if name != "theta":
+                axes = PARAMETERS[name]
+            elif layout[name] and list(layout[name]) == ["output"]:
+                shape, axes = layout[name]["output"], PARAMETERS[name]
+            variables[name] = Variable(axes, shape, real, attrs)
         else:
-            last, count = ("neuron", len(neurons)) if name == "rate" else ("unit", len(states))
-            found[name] = Variable(("step", "trial", last), (count,), real, units.units_of(name), looks[name])
-    return found
+            last, total = ("neuron", len(neurons)) if name == "rate" else ("unit", len(states))
+            variables[name] = Variable(("step", "trial", last), (total,), real, units.units_of(name), looks[name])
+    return variables
 
 
 def _signal(name: str, states: list[int]) -> Callable[[Step], Any]:
@@ -221,15 +242,15 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
         return []
     if not wanted:
         raise ValidationError('`synapses` are those of the quantity "trace"; name it in `quantities`')
-    if not isinstance(rule, BPLambda) or not isinstance(rule.trace, FullTrace | LocalTrace | LeakTrace | ModelTrace):
+    if not isinstance(rule, TracedRule) or not rule.trace.shows:
         reason = "this rule has no eligibility trace"
-        if isinstance(rule, BPLambda):
-            reason = f"{type(rule.trace).__name__} never holds one"
+        if isinstance(rule, TracedRule):
+            reason = f'trace="{rule.form}" never holds one'
         raise ValidationError(
             f'"trace" cannot be recorded: {reason}; BPLambda(…, trace="full") holds it (with the numbers of "sweep"), '
             '"local", "leak" and "model" hold theirs'
         )
-    if rule.synthesiser.P is not None:
+    if not rule.synthesiser.own_units:
         raise ValidationError('"trace" cannot be recorded in a subspace: its units belong to no state of the circuit')
     n, m = rule.synthesiser.n, rule.synthesiser.m
     try:
@@ -242,13 +263,14 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
 
 
 def trace_values(
-    rule: Any, synapses: Sequence[Sequence[int]], step: Step, before: Sequence[Any] | None = None
+    synapses: Sequence[Sequence[int]], step: Step, before: Sequence[Any] | None = None
 ) -> tuple[dict[str, Any], list[Any]]:
     """What is recorded of the trace, (B, synapses) each; and its columns, to be given as `before` at the next step."""
+    rule: Any = step.rule
     xp, delta = rule.synthesiser.circuit.xp, step.signals["delta"]
-    columns = [rule.trace.column(step.carry["trace"], a, j) for a, j in synapses]
+    columns = [step.trace(a, j) for a, j in synapses]
     values = {"trace_own": [e[:, a - states.start] for (a, _), (states, e) in zip(synapses, columns, strict=True)]}
-    if isinstance(rule.trace, FullTrace | LocalTrace):
+    if "norm" in rule.trace.shows:
         values["trace_norm"] = [(e**2).sum(axis=1) ** 0.5 for _, e in columns]
     values["trace_product"] = [
         0 * delta[:, 0] if before is None else (delta[:, states] * before[k]).sum(axis=1)

@@ -14,6 +14,7 @@ import xarray as xr
 
 from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import BplError, ValidationError
+from bpl_neuro.look.recording.names import in_words
 from bpl_neuro.look.recording.quantities import (
     PARAMETERS,
     Choice,
@@ -23,7 +24,8 @@ from bpl_neuro.look.recording.quantities import (
     trace_values,
 )
 from bpl_neuro.look.recording.store import BatchStore, damage_named, read_metadata
-from bpl_neuro.train.loop import Outcome, Step
+from bpl_neuro.rules.traces import TracedRule
+from bpl_neuro.train.step import Outcome, Step
 from bpl_neuro.train.trainer import Trainer
 
 __all__ = ["Recorder"]
@@ -50,9 +52,10 @@ class Recorder:
     every : int
         Record batches 1, 1 + every, 1 + 2·every, …
     steps : slice or sequence of int, optional
-        Steps within the batch, counted from 1. All by default.
+        Steps within the batch, counted from 1. All by default. Those of a longer batch than before are added, unless
+        they are beyond a list or the end of a slice; what a batch lacks is NaN.
     trials : slice or sequence of int, optional
-        Rows of the batch. All by default.
+        Rows of the batch. All by default. Those of a larger batch are added likewise.
     units : str, slice, or sequence of int or str, optional
         Indices of the flat state, or names of populations. All by default. ``rate`` is recorded for the neurons that
         the units belong to.
@@ -61,7 +64,7 @@ class Recorder:
     flush_every : int, optional
         Flush when a multiple of so many batches was trained: what `Trainer.fit` has as `checkpoint_every`.
     chunk_steps : int, optional
-        Steps per chunk on disk; by default all.
+        Steps per chunk on disk; by default, and at most, as many as the first batch has.
     buffer_bytes : int
         Most that is held before it is written. A batch must fit.
     resume_at : int, optional
@@ -71,8 +74,8 @@ class Recorder:
     Raises
     ------
     ValidationError
-        For something that does not exist, naming what does; for a batch with more trials or steps than the first (fewer
-        are padded with NaN) or too large to hold; for a recording that cannot be continued, with the reason.
+        For something that does not exist, naming what does; for a batch too large to hold; for a recording that cannot
+        be continued, with the reason.
     BplError
         When it cannot be written, as on a full disk; what was flushed before stays readable.
     """
@@ -103,7 +106,7 @@ class Recorder:
         self._chosen_steps, self._chosen_trials = Choice("steps", steps, 1), Choice("trials", trials, 0)
         self._units = Units(circuit, units)
         names = [quantities] if isinstance(quantities, str) else list(quantities)
-        self._synapses = chosen_synapses(trainer.rule, "trace" in names, synapses)
+        self._synapses = chosen_synapses(trainer.state.rule_for(1)[0], "trace" in names, synapses)
         self._variables = describe(trainer, names, self._units, self._synapses)
         self._per_step = {name: v for name, v in self._variables.items() if "step" in v.dims}
         values = (
@@ -112,12 +115,14 @@ class Recorder:
         )  # fmt: skip
         self._settings = {"quantities": names, **dict(zip(SELECTION, values, strict=True))} | {
             "populations": circuit.sizes, "model": circuit.model.title, "rule": trainer.rule.name,
-            "trace": type(getattr(trainer.rule, "trace", None)).__name__, "dtype": circuit.dtype.name,
+            "trace": getattr(trainer.state.rule_for(1)[0], "form", None), "dtype": circuit.dtype.name,
         }  # fmt: skip
         self._held: list[dict[str, np.ndarray]] = []  # steps of the batch under way
         self._pending: list[dict[str, np.ndarray]] = []  # batches that have ended
+        self._steps: list[int] = []  # so far; none before a batch was recorded
         self._trials: list[int] = []
-        self._steps: list[int] | None = None  # known, as the trials then are, once a batch was recorded
+        self._rows: list[int] = []  # the trials once the batch under way has ended
+        self._going_on = self._columns()
         self._before: list[Any] | None = None  # the trace one step earlier
         self._bytes = self._chunk = self._under_way = self._last = 0
         self._first = self._done = trainer.batches
@@ -152,19 +157,14 @@ class Recorder:
             return
         values: dict[str, Any] = {}
         if self._synapses:  # at every step: the next one needs it
-            values, self._before = trace_values(self.trainer.rule, self._synapses, step, self._before)
+            values, self._before = trace_values(self._synapses, step, self._before)
         if not self._per_step or step.t not in self._chosen_steps.numbers:
             return
-        if self._steps is not None and len(self._held) == len(self._steps):
-            raise ValidationError(
-                f"batch {self._under_way} goes on at step {step.t}: the first batch gave the recording "
-                f"{len(self._steps)} steps; let the longest batch be the first, or choose `steps`"
-            )
-        there = [row for row in self._trials if row < step.c.shape[0]]
+        there = [row for row in self._rows if row < step.c.shape[0]]
         held = {"step": np.array(step.t)}
         for name, variable in self._per_step.items():
             value = variable.look(step) if variable.look else values[name]
-            held[name] = np.full((len(self._trials), *variable.shape), np.nan, variable.dtype)
+            held[name] = np.full((len(self._rows), *variable.shape), np.nan, variable.dtype)
             held[name][: len(there)] = self.trainer.circuit.backend.to_host(value[there])
         self._held.append(self._counted(held, self._under_way))
 
@@ -172,19 +172,20 @@ class Recorder:
         """Complete a batch: one of the `callbacks` of `Trainer.fit`, or called after `Trainer.train_batch`."""
         if trainer is not self.trainer:
             raise ValidationError("`trainer` is not the one that the recorder was made for")
-        batch, seen, self._under_way = trainer.batches, self._under_way, 0
-        self._check_next(batch)
-        if self._due(batch):
-            if self._per_step and seen != batch:
-                raise ValidationError(f"no step of batch {batch} was seen; give `watch=recorder.watch` as well")
-            row = self._stacked() | {"batch": np.array(batch), "loss": np.array(float(outcome.loss))}
+        index, under_way, self._under_way = trainer.batches, self._under_way, 0
+        self._check_next(index)
+        if self._due(index):
+            if self._per_step and under_way != index:
+                raise ValidationError(f"no step of batch {index} was seen; give `watch=recorder.watch` as well")
+            row = self._stacked() | {"batch": np.array(index), "loss": np.array(float(outcome.loss))}
             for name in PARAMETERS.keys() & self._variables.keys():
-                row[name] = np.array(trainer.circuit.backend.to_host(trainer.parameter(name)))
-            self._pending.append(self._counted({name: row[name] for name in self._variables}, batch))
+                value = trainer.circuit.backend.to_host(trainer.parameter(name))
+                row[name] = np.array(value).reshape(self._variables[name].shape)
+            self._pending.append(self._counted({name: row[name] for name in self._variables}, index))
             # A chunk is an eighth of the buffer at most, unless a batch is more: a flush rewrites the last chunk.
             self._chunk = self._chunk or min(max(self._buffer_bytes // 8 // _size(self._pending), 1), 1024)
-        self._done = batch
-        if self._chunk_is_full() or (self._flush_every and batch % self._flush_every == 0):
+        self._done, self._going_on = index, self._columns()
+        if self._chunk_is_full() or (self._flush_every and index % self._flush_every == 0):
             self.flush()
 
     def flush(self) -> None:
@@ -193,7 +194,7 @@ class Recorder:
             return
         if not self._store.chunk:
             self._create(self._pending[0])
-        self._store.append(self._pending)
+        self._store.append(self._pending, {name: values for name, (_, values, _) in self._labels().items()})
         self._bytes -= _size(self._pending)
         self._pending = []
 
@@ -214,41 +215,45 @@ class Recorder:
     def _begin(self, step: Step) -> None:
         """Get ready for a batch; one that never ended, because it diverged, is forgotten."""
         self._drop_held()
-        self._check_next(self.trainer.batches + 1)
-        self._under_way, B = self.trainer.batches + 1, step.c.shape[0]
+        self._check_next(step.batch + 1)
+        self._under_way, B = step.batch + 1, step.c.shape[0]
         if not self._due(self._under_way):
             return
         if self._chunk_is_full():  # the disk was full when it was due
             self.flush()
-        if self._steps is None:
-            self._trials = self._chosen_trials.up_to(B - 1)
-        elif any(row in self._chosen_trials.numbers for row in range(self._trials[-1] + 1, B)):
-            raise ValidationError(
-                f"batch {self._under_way} has {B} trials: the first batch gave the recording {len(self._trials)}; let "
-                "the largest batch be the first, or list `trials`"
-            )
-        position, self._before = self.trainer._position, None
-        if position is not None and len(position.state.s) == B:  # of a stream, whose trace goes on
-            rule: Any = self.trainer.rule
-            self._before = [rule.trace.column(position.carry["trace"], *pair)[1] for pair in self._synapses]
+        self._rows = self._trials
+        if not self._trials or self._chosen_trials.goes_on(len(self._trials), B - 1):
+            self._rows = self._chosen_trials.up_to(B - 1)
+        going_on, self._before = self._going_on, None
+        if going_on and len(going_on[0]) == B:  # of a stream, whose trace goes on
+            self._before = going_on
 
-    def _due(self, batch: int) -> bool:
-        return batch > 0 and (batch - 1) % self._every == 0
+    def _columns(self) -> list[Any]:
+        """The traces that a stream goes on with; none where there is no stream."""
+        position, rule = self.trainer.state.position, self.trainer.settled_rule
+        if position is None or not isinstance(rule, TracedRule):
+            return []
+        return [rule.trace.column(position["carry"]["trace"], *pair)[1] for pair in self._synapses]
 
-    def _check_next(self, batch: int) -> None:
+    def _due(self, index: int) -> bool:
+        return index > 0 and (index - 1) % self._every == 0
+
+    def _check_next(self, index: int) -> None:
         if self._closed:
             raise ValidationError(f"{self.path}: the recorder was closed")
-        if batch != self._done + 1:
+        if index != self._done + 1:
             raise ValidationError(
-                f"batch {batch} cannot follow batch {self._done}: `batch_done` must be called after every batch, and a "
+                f"batch {index} cannot follow batch {self._done}: `batch_done` must be called after every batch, and a "
                 "trainer that was restored needs a recorder made after it was"
             )
 
-    def _counted(self, row: dict[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
+    def _counted(self, row: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
         size = _size([row])
+        if self._bytes + size > self._buffer_bytes:  # as batches grow, fewer than a chunk has fit
+            self.flush()
         if self._bytes + size > self._buffer_bytes:
             raise ValidationError(
-                f"batch {batch} takes more than `buffer_bytes` = {self._buffer_bytes}; choose fewer quantities, "
+                f"batch {index} takes more than `buffer_bytes` = {self._buffer_bytes}; choose fewer quantities, "
                 "`steps`, `trials` or `units`, or allow more bytes"
             )
         self._bytes += size
@@ -263,8 +268,10 @@ class Recorder:
 
     def _stacked(self) -> dict[str, np.ndarray]:
         """The steps held, (steps, trials, …) each, NaN after the end of a short batch."""
-        if self._steps is None:
-            self._steps = self._chosen_steps.up_to(self._last) if self._per_step else []
+        if self._per_step:
+            self._trials = self._rows
+            if not self._steps or self._chosen_steps.goes_on(len(self._steps), self._last):
+                self._steps = self._chosen_steps.up_to(self._last)
         stacked = {}
         for name, variable in self._per_step.items():
             shape = (len(self._steps), len(self._trials), *variable.shape)
@@ -274,24 +281,39 @@ class Recorder:
         self._drop_held()
         return stacked
 
+    def _labels(self) -> dict[str, tuple[str, np.ndarray, dict[str, str]]]:
+        """The coordinates that grow: dimension, values, attributes."""
+        if not self._per_step:
+            return {}
+        numbers, model = np.array(self._steps), self.trainer.circuit.model
+        trials = np.array(self._trials)
+        coords: dict[str, tuple[str, np.ndarray, dict[str, str]]] = {
+            "step": ("step", numbers, in_words("step")),
+            "trial": ("trial", trials, in_words("trial")),
+        }
+        if model.spec.time is not None:
+            coords["time"] = ("step", numbers * model.dt, in_words("time") | {"units": "s"})
+        return coords
+
     def _create(self, row: dict[str, np.ndarray]) -> None:
         model, used = self.trainer.circuit.model, {dim for v in self._variables.values() for dim in v.dims}
+        # of this batch, though there may already be longer ones
+        sizes = {dim: n for name in row for dim, n in zip(self._variables[name].dims, row[name].shape, strict=True)}
         coords = self._units.coordinates(used)
-        timed = model.spec.time is not None
-        if self._per_step:
-            coords |= {"step": np.array(self._steps), "trial": np.array(self._trials)}
-        if self._per_step and timed:
-            coords["time"] = ("step", coords["step"] * model.dt, {"units": "s"})
+        coords |= {name: (dim, values[: sizes[dim]], attrs) for name, (dim, values, attrs) in self._labels().items()}
         if self._synapses:
             a, j = np.array(self._synapses).T
-            coords |= {"synapse_output": ("synapse", a), "synapse_input": ("synapse", j)}
+            ends = {"synapse_output": a, "synapse_input": j}
+            coords |= {name: ("synapse", values, in_words(name)) for name, values in ends.items()}
         attrs = {
-            "model": model.title, "dt": model.dt, "dt_units": "s" if timed else "step", "first_batch": self._first,
-            "chunk_batches": self._chunk, "settings": json.dumps(self._settings),
+            "model": model.title, "dt": model.dt, "dt_units": "step" if model.spec.time is None else "s",
+            "first_batch": self._first, "chunk_batches": self._chunk, "settings": json.dumps(self._settings),
         }  # fmt: skip
         dims = {name: v.dims for name, v in self._variables.items()}
-        own = {name: v.attrs for name, v in self._variables.items()}
-        self._store.create(row, dims, xr.Dataset(coords=coords, attrs=attrs), own, {"step": self._chunk_steps})
+        attributes = {
+            name: in_words(name) | self._units.units_of(name) | dict(v.attrs) for name, v in self._variables.items()
+        }
+        self._store.create(row, dims, xr.Dataset(coords=coords, attrs=attrs), attributes, {"step": self._chunk_steps})
 
     def _reopen(self, batches: int) -> None:
         """Check an existing recording and cut it back."""
@@ -309,7 +331,7 @@ class Recorder:
                 if before[key] != now:
                     raise ValidationError(f"{self.path}: was made with {key} = {before[key]!r}, not {now!r}")
             self._first = attrs["first_batch"]
-            wanted = [batch for batch in range(self._first + 1, batches + 1) if self._due(batch)]
+            wanted = [index for index in range(self._first + 1, batches + 1) if self._due(index)]
             if batches < self._first or rows < len(wanted):
                 raise ValidationError(
                     f"{self.path}: holds {rows} batches, begun when {self._first} had been trained; up to batch "

@@ -3,11 +3,17 @@
 A `BatchStore` is a zarr store of format 2. Its ``.zmetadata``, which readers go by, says how many batches there are; it
 is replaced atomically once their chunks are on disk. So a reader sees whole batches only, and what a killed process
 left beyond them is no part of the recording.
+
+It says in the same way how many steps and trials there are, which grow as longer and larger batches come. What was
+written stays as it is: growth adds chunks, and only from the batch on that brought it. Where an earlier one has none,
+zarr reads the fill value, NaN. The attribute ``sizes`` keeps from which batch on there were how many, so that a chunk
+that was never written is told from a lost one, and a recording that is cut back shrinks to what it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -27,6 +33,8 @@ __all__ = ["BatchStore", "clear_recording", "write_recording"]
 
 #: with a checksum in every chunk, by which damage is known
 _COMPRESSOR: dict[str, Any] = {"id": "zstd", "level": 1, "checksum": True}
+#: dimensions that grow with a batch longer or larger than those before
+_WITHIN = ("step", "trial")
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
@@ -69,7 +77,7 @@ def clear_recording(path: str | Path) -> None:
 
 
 class BatchStore:
-    """Arrays with a leading dimension ``batch`` that grows.
+    """Arrays with a leading dimension ``batch`` that grows; ``step`` and ``trial`` may grow as well.
 
     Attributes
     ----------
@@ -82,7 +90,9 @@ class BatchStore:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.chunk = path, 0, 0
-        self._arrays: dict[str, Any] = {}
+        self._arrays: dict[str, Any] = {}  # those that grow, coordinates among them
+        self._dims: dict[str, list[str]] = {}
+        self._growth: list[tuple[int, dict[str, int]]] = []  # from which row on which sizes
 
     def create(
         self,
@@ -103,13 +113,17 @@ class BatchStore:
         labels : xarray.Dataset
             Coordinates and attributes of the whole; ``chunk_batches`` among the latter.
         chunks : mapping of str to int
-            Sizes of chunks along dimensions; the others are not cut.
+            Sizes of chunks along dimensions; the others are not cut. No chunk is larger than `row`.
         """
         scratch = self.path.with_name(f".{self.path.name}.part")
         shutil.rmtree(scratch, ignore_errors=True)
+        growth = [(0, {dim: labels.sizes[dim] for dim in _WITHIN if dim in labels.sizes})]
         with self._failure_named():
             try:
-                labels.to_zarr(scratch, mode="w", zarr_format=2, consolidated=False)
+                with _every_chunk():
+                    labels.assign_attrs(sizes=json.dumps(growth)).to_zarr(
+                        scratch, mode="w", zarr_format=2, consolidated=False
+                    )
                 group = zarr.open_group(scratch, mode="r+", zarr_format=2, use_consolidated=False)
                 for name, array in row.items():
                     size = dict(zip(dims[name], array.shape, strict=True)) | {"batch": labels.attrs["chunk_batches"]}
@@ -128,22 +142,45 @@ class BatchStore:
                 scratch.rename(self.path)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
-            self._open(row)
+            self._open(read_metadata(self.path))
 
-    def append(self, batches: Sequence[Mapping[str, np.ndarray]]) -> None:
+    def append(self, batches: Sequence[Mapping[str, np.ndarray]], labels: Mapping[str, np.ndarray]) -> None:
         """Add batches; all of them are readable afterwards, or none.
+
+        Parameters
+        ----------
+        batches : sequence of mapping of str to array
+            None has fewer steps or trials than those before it.
+        labels : mapping of str to array
+            The coordinates along steps and trials, as far as they are known.
 
         Raises
         ------
         BplError
             If they cannot be written (a full disk, no permission).
         """
-        rows = self.rows + len(batches)
+        rows, growth = self.rows, list(self._growth)
+        runs = []
+        for sizes, alike in itertools.groupby(batches, self._sizes):
+            run = list(alike)
+            if sizes != growth[-1][1]:
+                growth.append((rows, sizes))
+            runs.append((rows, run))
+            rows += len(run)
         with self._failure_named():
             for name, array in self._arrays.items():
-                array.resize((rows, *array.shape[1:]))
-                array[self.rows :] = np.stack([batch[name] for batch in batches])
-            self._commit(rows)
+                before, shape = (
+                    self._shape(name, self.rows, self._growth[-1][1]),
+                    self._shape(name, rows, growth[-1][1]),
+                )
+                array.resize(shape)
+                if name in labels and shape != before:
+                    array[before[0] :] = labels[name][before[0] : shape[0]]
+            for start, run in runs:
+                for name in run[0]:
+                    values = np.stack([arrays[name] for arrays in run])
+                    self._arrays[name][(slice(start, start + len(run)), *map(slice, values.shape[1:]))] = values
+            self._commit(rows, growth)
 
     def reopen(self, rows: int, batches: Sequence[int]) -> None:
         """Go on with an existing store, cut back to its first `rows` batches, which should have these numbers."""
@@ -152,46 +189,76 @@ class BatchStore:
             for leftover in self.path.rglob(".*"):
                 if leftover.is_file() and leftover.name not in _METADATA:
                     leftover.unlink()
-            self._open([key.removesuffix("/.zarray") for key in metadata if _grows(metadata, key)])
+            self._open(metadata)
             self._verify(rows)
             if self._arrays["batch"][:rows].tolist() != list(batches):
                 raise ValidationError(f"{self.path}: the recording is damaged: its batches should be {list(batches)}")
         with self._failure_named():
-            self._commit(rows)
-            for array in self._arrays.values():
-                array.resize((rows, *array.shape[1:]))
+            self._commit(rows, [entry for entry in self._growth if entry[0] < max(rows, 1)])
+            for name, array in self._arrays.items():
+                shape = self._shape(name, rows, self._growth[-1][1])
+                # A kept chunk may hold parts of batches that are cut off. The next batches replace them as far as those
+                # reach; what lies beyond would come back once the recording grows again.
+                if self._dims[name][0] == "batch" and array.shape[1:] != shape[1:]:
+                    array[rows : -(-rows // self.chunk) * self.chunk] = np.nan
+                array.resize(shape)
 
     def labels(self, name: str) -> list[int]:
-        """A coordinate's numbers; none where it has no such coordinate."""
-        group = zarr.open_group(self.path, mode="r", zarr_format=2, use_consolidated=False)
-        return np.asarray(group[name]).tolist() if name in group else []
+        """The numbers of ``step`` or ``trial``; none where it has no such coordinate."""
+        return self._arrays[name][:].tolist() if name in self._arrays else []
 
-    def _open(self, names: Any) -> None:
-        # A chunk that is all NaN is written too, so that a missing one is known to be damage.
-        with zarr.config.set({"array.write_empty_chunks": True}):
+    def _open(self, metadata: Mapping[str, Any]) -> None:
+        self._dims = dict(_growing(metadata))
+        self._growth = [(start, sizes) for start, sizes in json.loads(metadata[".zattrs"]["sizes"])]
+        with _every_chunk():
             group = zarr.open_group(_AtomicStore(self.path), mode="r+", zarr_format=2, use_consolidated=False)
-            self._arrays = {name: group[name] for name in names}
+            self._arrays = {name: group[name] for name in self._dims}
         self.chunk = int(group.attrs["chunk_batches"])  # type: ignore[arg-type]
 
-    def _commit(self, rows: int) -> None:
-        """From now on the recording has this many batches."""
+    def _sizes(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The steps and trials of a batch."""
+        sizes = {dim: n for name in arrays for dim, n in zip(self._dims[name][1:], arrays[name].shape, strict=True)}
+        return {dim: sizes[dim] for dim in _WITHIN if dim in sizes}
+
+    def _shape(self, name: str, rows: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape of an array when there are so many batches, steps and trials."""
+        sizes = {"batch": rows, **sizes}
+        shape = self._arrays[name].shape
+        return tuple(sizes.get(dim, size) for dim, size in zip(self._dims[name], shape, strict=True))
+
+    def _commit(self, rows: int, growth: list[tuple[int, dict[str, int]]]) -> None:
+        """From now on the recording has this many batches, and these sizes."""
         metadata = read_metadata(self.path)
-        for name, array in self._arrays.items():
-            metadata[f"{name}/.zarray"]["shape"] = [rows, *array.shape[1:]]
+        for name in self._arrays:
+            metadata[f"{name}/.zarray"]["shape"] = self._shape(name, rows, growth[-1][1])
+        metadata[".zattrs"]["sizes"] = json.dumps(growth)
+        # zarr takes the attributes of the whole from here, though it has them in .zmetadata; nothing goes by them
+        attributes = json.dumps(metadata[".zattrs"], indent=4)
+        if (self.path / ".zattrs").read_text(encoding="utf-8") != attributes:
+            atomic_write(self.path / ".zattrs", attributes)
         whole = {"metadata": metadata, "zarr_consolidated_format": 1}
         atomic_write(self.path / ".zmetadata", json.dumps(whole, indent=4))
-        self.rows = rows
+        self.rows, self._growth = rows, growth
 
     def _verify(self, rows: int) -> None:
         """Every chunk of the first `rows` batches is there and can be decoded; reads one at a time."""
         for name, array in self._arrays.items():
-            sizes = (rows, *array.shape[1:])
-            for index in np.ndindex(*(-(-size // chunk) for size, chunk in zip(sizes, array.chunks, strict=True))):
+            shape = self._shape(name, rows, self._at(rows))
+            too_small = any(size < needed for size, needed in zip(array.shape, shape, strict=True))
+            for index in np.ndindex(*(-(-size // chunk) for size, chunk in zip(shape, array.chunks, strict=True))):
+                if self._dims[name][0] == "batch":
+                    reached = self._shape(name, rows, self._at(min(rows, (index[0] + 1) * self.chunk)))
+                    if any(k * chunk >= n for k, chunk, n in zip(index, array.chunks, reached, strict=True)):
+                        continue  # no batch in this chunk was as long, or as large
                 file = self.path / name / ".".join(map(str, index))
-                if array.shape[0] < rows or not file.is_file():
+                if too_small or not file.is_file():
                     raise ValidationError(f"{file}: the recording is damaged: this chunk is missing")
                 with damage_named(file):
                     array.blocks[index]
+
+    def _at(self, rows: int) -> dict[str, int]:
+        """The steps and trials there were when it held so many batches."""
+        return [sizes for start, sizes in self._growth if start < max(rows, 1)][-1]
 
     @contextlib.contextmanager
     def _failure_named(self) -> Iterator[None]:
@@ -200,6 +267,11 @@ class BatchStore:
         except (OSError, BplError) as error:
             kept = f"the {self.rows} batches in it stay readable" if self.rows else "it holds none yet"
             raise BplError(f"{self.path}: cannot add to the recording ({kept}): {error}") from error
+
+
+def _every_chunk() -> Any:
+    """A chunk that is all NaN, or all 0, is written too, so that a missing one is known to be damage."""
+    return zarr.config.set({"array.write_empty_chunks": True})
 
 
 class _AtomicStore(LocalStore):
@@ -227,6 +299,11 @@ def damage_named(path: str | Path) -> Iterator[None]:
         raise ValidationError(f"{path}: the recording is damaged, or not a recorder's: {error!r}") from error
 
 
-def _grows(metadata: Mapping[str, Any], key: str) -> bool:
-    name, _, file = key.rpartition("/")
-    return file == ".zarray" and metadata[f"{name}/.zattrs"]["_ARRAY_DIMENSIONS"][:1] == ["batch"]
+def _growing(metadata: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Arrays that grow, and their dimensions."""
+    for key in metadata:
+        name, _, file = key.rpartition("/")
+        if file == ".zarray":
+            dims = metadata[f"{name}/.zattrs"]["_ARRAY_DIMENSIONS"]
+            if dims and dims[0] in ("batch", *_WITHIN):
+                yield name, dims
