@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
+from bpl_neuro.backend.cuda_source import COMMON
 from bpl_neuro.backend.cupy_backend import C_NAMES, OPTIONS, CupyBackend
 from bpl_neuro.rules.traces.local import LocalTrace
 
@@ -30,11 +31,16 @@ class Collecting(CupyBackend):
     def __init__(self) -> None:
         super().__init__(np)
         self.sources: dict[str, str] = {}
-        self.model = ""
+        self.model = self.note = ""
 
     def launch(self, name, source, like, size, arguments):
         shared = name in ("add_outer", "adam")
-        self.sources.setdefault(name if shared else f"{name}, {self.model}", source)
+        self.sources.setdefault(name if shared else f"{name}, {self.model}{self.note}", source)
+
+    def trace_sum(self, e, signal, out):
+        self.note = ", sum alone"  # `local_pass` without its moving on
+        super().trace_sum(e, signal, out)
+        self.note = ""
 
 
 def kernels(models: list[str]) -> dict[str, str]:
@@ -51,10 +57,10 @@ def kernels(models: list[str]) -> dict[str, str]:
             step.vjp(np.zeros((2, circuit.n)))
             response = synthesiser(synthesiser.z(step), synthesiser.initial_theta())
             trace = LocalTrace(synthesiser, 0.9)
-            carry = trace.step(trace.init(2), step, response)
+            carry = trace.step(trace.init(2, 1), step, response)
             trace.collect(carry, np.zeros((2, circuit.n)))
             synthesiser.add_jacobian(np.zeros((2, synthesiser.n, synthesiser.layout.size)), response, 1.0)
-            eligibility = bpl.EProp(circuit).eligibility
+            eligibility = bpl.rules.EProp(circuit).eligibility
             ones = np.ones((2, circuit.n))
             backend.model = f"{name}, e-prop"
             eligibility.advance(eligibility.init(2), step, now=ones, late=ones)
@@ -112,14 +118,21 @@ def main(path: str | None, models: list[str]) -> None:
         *(f"{architecture} {real}" for architecture, real in columns),
         title="registers (bytes spilled)",
     )
+    together: dict[str, dict[str, str]] = {}  # of a model: each kernel without what all have in common
     for label, source in kernels(models or bpl.available_models()).items():
-        row = []
+        together.setdefault(label.partition(", ")[2], {})[label] = source.removeprefix(COMMON)
+    for own in together.values():
+        logs = []
         for architecture, real in columns:
             options = [*OPTIONS, f"-DREAL={real}", f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
-            found = usage(nvrtc.compile(source, options), label.split(",")[0])
-            results[f"{label}, {architecture}, {real}"] = found
-            row.append(f"{found['registers']} ({found['spilled']})")
-        table.add_row(label, *row)
+            logs.append(nvrtc.compile(COMMON + "".join(own.values()), options))
+        for label in own:
+            row = []
+            for (architecture, real), log in zip(columns, logs, strict=True):
+                found = usage(log, label.split(",")[0])
+                results[f"{label}, {architecture}, {real}"] = found
+                row.append(f"{found['registers']} ({found['spilled']})")
+            table.add_row(label, *row)
     console.print(table)
     if path:
         Path(path).write_text(json.dumps(results, indent=2), encoding="utf-8")

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bpl_neuro as bpl
-from bpl_neuro.rules.traces.exact import FullTrace, LocalTrace
+from bpl_neuro.rules.traces import FullTrace, LocalTrace
 
 
 def ratio(ours: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def full(n: int, B: int, dtype: str, rounds: int) -> dict[str, float]:
     """Rates, in operations per second."""
     synthesiser, step, response = moving(n, B, dtype)
     trace = FullTrace(synthesiser, 0.9)
-    carry = trace.init(B)
+    carry = trace.init(B, 1)
     delta = np.random.default_rng(1).normal(size=(B, n)).astype(dtype)
 
     def ours() -> None:
@@ -80,18 +80,21 @@ def local(n: int, dtype: str, rounds: int) -> dict[str, float]:
     """Times over that of a copy: of moving the trace on, and with the sum Σ δ e, which is as large as the trace."""
     synthesiser, step, response = moving(n, 1, dtype)
     trace = LocalTrace(synthesiser, 0.9)
-    carry = trace.step(trace.init(1), step, response)
+    carry = trace.step(trace.init(1, 1), step, response)
     delta = np.random.default_rng(1).normal(size=(1, n)).astype(dtype)
     e = carry["e"][0]
-    out, (F, G) = np.empty_like(e), trace._to_do(carry, 0)
-    backend = synthesiser.circuit.backend
+    out = np.empty_like(e)
 
     def copy() -> None:
         np.copyto(out, e)
 
+    def sum_and_move() -> None:
+        trace.collect(carry, delta)
+        trace.step(carry, step, response)
+
     copy()
-    _, moved = ratio(lambda: backend.local_pass(e, F, G, carry["z"]), copy, rounds)
-    _, both = ratio(lambda: trace.collect(carry, delta), copy, rounds)
+    _, moved = ratio(lambda: trace.step(carry, step, response), copy, rounds)
+    _, both = ratio(sum_and_move, copy, rounds)
     return {"moving on, over a copy": moved, "moving on and summing, over a copy": both}
 
 

@@ -19,7 +19,7 @@ import bpl_neuro as bpl
 
 def one(batches: int, folder: str | None) -> None:
     """Train so many batches, recording if there is a folder, and print the peak in MiB."""
-    task = bpl.TargetReaching(patterns=2, steps=20, batches_per_epoch=100)
+    task = bpl.tasks.TargetReaching(patterns=2, steps=20, batches_per_epoch=100)
     circuit = bpl.Circuit("leaky_tanh", 30, task.input_size, seed=0, dtype="float32")
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, trace="local")
     trainer = bpl.Trainer(circuit, bpl.Readout(circuit, task.output_size, seed=1), rule, schedule="step")

@@ -59,13 +59,13 @@ class Counting(Collecting):
     def launch(self, name, source, like, size, arguments):
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
         moved = sum(unique(a) for a in arrays)
-        if name in ("local_pass", "add_outer"):
+        if name == "add_outer" or (name == "local_pass" and not self.note):
             moved += unique(arrays[0])  # read and written
         operations = size * self.counts.get(name, {"add_outer": 2, "adam": 13}.get(name, 0))
         if name == "local_pass":
             S, B, N, P, m = like.shape
-            operations = B * N * m * P * (2 * source.count("const REAL f") + 2 * S + 2)
-        self.loads.setdefault(name, Load(moved, operations))
+            operations = B * N * m * P * (2 * S if self.note else 2 * source.count("const REAL f") + 2)
+        self.loads.setdefault(f"{name}{self.note}", Load(moved, operations))
 
 
 def unique(array: np.ndarray) -> float:
@@ -89,7 +89,7 @@ def loads(model: str, N: int, K: int, B: int, traces: tuple[str, ...]) -> dict[s
         step.vjp(delta)
         response = synthesiser(synthesiser.z(step), theta)
         local = LocalTrace(synthesiser, 0.9)
-        local.collect(local.step(local.init(B), step, response), delta)
+        local.collect(local.step(local.init(B, 1), step, response), delta)
     backend.adam(theta, theta, theta, theta, rate=0.1, beta1=0.9, beta2=0.9, correction2=0.5, epsilon=1e-9)
     found = {
         "product: W r": product(B, N, P * N),

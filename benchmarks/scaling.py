@@ -49,7 +49,7 @@ FORMS = {
     "leak": Case("bp_lambda", 2, options={"trace": "leak"}),
 }
 OTHERS = {
-    name: Case(name, 4 if name == "rtrl" else 2, schedule="step" if "step" in rule.schedules else "trial")
+    name: Case(name, 4 if name == "rtrl" else 2, schedule="trial" if rule.deferred else "step")
     for name, rule in RULES.items()
     if name not in ("bp_lambda", "bp_lambda_eprop", "lambda_sg")
 }

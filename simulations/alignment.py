@@ -26,7 +26,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.train.loop import collect_steps
+from bpl_neuro.train.loop import watched_steps
 
 CLASSES: dict[str, dict[str, Any]] = {
     "linear": {},
@@ -59,10 +59,10 @@ class Config(SimulationConfig):
     model: str = "linear"
 
 
-def build(config: Config, seed: int, T: int) -> tuple[bpl.TargetReaching, bpl.Circuit, bpl.Readout]:
+def build(config: Config, seed: int, T: int) -> tuple[bpl.tasks.TargetReaching, bpl.Circuit, bpl.Readout]:
     """Task, circuit and readout of one seed; the same at every length."""
     weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
-    task = bpl.TargetReaching(config.patterns, T, seed=np.random.default_rng(task_seed))
+    task = bpl.tasks.TargetReaching(config.patterns, T, seed=np.random.default_rng(task_seed))
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(config.model, config.units, task.input_size, radius=config.radius, seed=rng)
     return task, circuit, bpl.Readout(circuit, task.output_size, task.loss, reduction="sum", seed=rng)
@@ -72,7 +72,7 @@ def kinds(config: Config, circuit: bpl.Circuit) -> dict[str, bpl.Rule]:
     """The rules compared."""
     unit = bpl.Synthesiser(circuit)
     rules: dict[str, bpl.Rule] = {f"BP({lam:g})": bpl.BPLambda(unit, lam=lam, trace="sweep") for lam in config.lams}
-    return rules | {f"{n}-step SG": bpl.NStepSG(unit, steps=n) for n in config.windows}
+    return rules | {f"{n}-step SG": bpl.rules.NStepSG(unit, steps=n) for n in config.windows}
 
 
 def one(config: Config, seed: int, T: int) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def one(config: Config, seed: int, T: int) -> dict[str, Any]:
         "validate": False, "progress": False,
     }  # fmt: skip
     rules = kinds(config, circuit)
-    frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
+    frozen = bpl.Trainer(circuit, readout, bpl.rules.BPTT(circuit), optimiser={}, seed=seed)
     passive = bpl.PassiveRules(frozen, rules, optimiser=bpl.Adam(config.eta_synthesiser))
     frozen.fit(task, recorder=passive, **learn)
     probe = next(task.batches(np.random.default_rng(0), config.patterns, "test"))
@@ -101,7 +101,8 @@ def one(config: Config, seed: int, T: int) -> dict[str, Any]:
         adam = {"psi": bpl.Adam(config.eta), "phi": bpl.Adam(config.eta), "theta": bpl.Adam(config.eta_synthesiser)}
         rule = kinds(config, circuit)[name]
         trainer = bpl.Trainer(circuit, readout, rule, optimiser=adam, seed=seed).fit(task, **learn)
-        aligned = analysis.alignment(circuit, readout, rule, probe, trainer.theta)
+        learned = (trainer.trained_circuit(), trainer.trained_readout())
+        aligned = analysis.alignment(*learned, rule, probe, trainer.theta)
         results[f"{name}.learning"] = float(aligned["cosine"].mean())
     return results
 
@@ -112,9 +113,9 @@ def best(
     """The best a class can do: least squares, or for a plastic layer what Adam finds."""
     unit = bpl.Synthesiser(circuit, **keywords)
     rule, theta = bpl.BPLambda(unit, trace="sweep"), unit.initial_theta()
-    if not unit.plastic_expansion:
+    if unit.hidden is None:
         return float(analysis.alignment(circuit, readout, rule, probe, theta)["optimum"].mean())
-    steps, _ = collect_steps(circuit, readout, rule, probe, theta)
+    steps, _ = watched_steps(circuit, readout, rule, probe, theta)
     G = np.concatenate(analysis.true_later_gradient(steps)[:-1])
     z = np.concatenate([unit.z(step.transition) for step in steps[:-1]])
     adam = bpl.Adam(bpl.CosineDecay(3e-3, config.fits))

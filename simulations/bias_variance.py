@@ -30,7 +30,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.train.loop import collect_steps
+from bpl_neuro.train.loop import watched_steps
 
 
 class Config(SimulationConfig):
@@ -53,7 +53,7 @@ class Config(SimulationConfig):
     eta_synthesiser: float = 3e-3
 
 
-class NoisyReaching(bpl.TargetReaching):
+class NoisyReaching(bpl.tasks.TargetReaching):
     """Target reaching with noise on the input; the test split has none."""
 
     noise = 0.0
@@ -87,7 +87,7 @@ def one(
             task, epochs=None, stop_at=config.batches,
             batch_size=batch_size or config.batch_size, validate=False, progress=False,
         )  # fmt: skip
-        steps, _ = collect_steps(circuit, readout, rule, probe, trainer.theta)
+        steps, _ = watched_steps(circuit, readout, rule, probe, trainer.theta)
         outputs.append(np.stack([step.signals["g"] for step in steps]))
     G, g = np.stack(analysis.true_later_gradient(steps)), np.stack(outputs)
     size = (G**2).sum()

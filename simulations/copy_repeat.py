@@ -53,7 +53,7 @@ def one(config: Config, folder: RunFolder, lam: float, seed: int) -> dict[str, A
     """Loss, longest length solved and steps of the trials after every batch."""
     weights, trials = np.random.SeedSequence([config.seed, seed]).spawn(2)
     rng = np.random.default_rng(weights)
-    task = bpl.CopyRepeat(bits=config.bits, threshold=config.threshold)
+    task = bpl.tasks.CopyRepeat(bits=config.bits, threshold=config.threshold)
     circuit = bpl.Circuit(
         config.model, config.units, task.input_size, seed=rng, dtype=config.dtype, backend=config.backend
     )

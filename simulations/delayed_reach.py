@@ -63,10 +63,11 @@ class Config(TrainingConfig):
     model: str = "cerebellar"
 
 
-def build_task(config: Config) -> bpl.DelayedReach:
-    """The task."""
-    delay = ("50*ms", config.longest_delay)
-    return bpl.DelayedReach(config.targets, delay=delay, hold=config.hold, reaction=config.reaction, dt="5*ms")
+def build_task(config: Config) -> bpl.tasks.DelayedReach:
+    """The task, by the model's steps."""
+    model, delay = bpl.Model.load(config.model), ("50*ms", config.longest_delay)
+    step = {"dt": f"{model.dt!r}*second"} if model.spec.time else {}  # a model without is refused later, by name
+    return bpl.tasks.DelayedReach(config.targets, delay=delay, hold=config.hold, reaction=config.reaction, **step)
 
 
 def build(config: Config, seed: int) -> bpl.Trainer:
@@ -98,7 +99,7 @@ def one(config: Config, folder: RunFolder, seed: int) -> dict[str, Any]:
     """Losses of the intact run and of each fork, and whether the constraints held."""
     task, trainer = build_task(config), build(config, seed)
     common = {"epochs": None, "batch_size": config.batch_size, "validate": False, "progress": False}
-    absent = trainer.circuit.psi == 0
+    absent = trainer.circuit.psi == 0  # as it was given
     folder.fit(trainer, task, f"seed={seed}", stop_at=config.fork_at, **common, **config.recorded)
     results: dict[str, Any] = {}
     for kind in ["intact", *config.interventions]:
@@ -111,11 +112,11 @@ def one(config: Config, folder: RunFolder, seed: int) -> dict[str, Any]:
             test = fork.evaluate(own_task, "test", batch_size=20 * config.targets)["loss"]
         except bpl.DivergenceError:
             test = np.inf
-        circuit = fork.circuit
+        circuit = fork.trained_circuit()
         results |= {
             f"{kind}.loss": fork.losses + [np.inf] * (config.batches - len(fork.losses)),
             f"{kind}.test_loss": test,
-            f"{kind}.signs": bool((circuit.signs * circuit.psi >= 0).all()),
+            f"{kind}.signs": circuit.signs is None or bool((circuit.signs * circuit.psi >= 0).all()),
             f"{kind}.sparsity": bool((circuit.psi[absent] == 0).all()),
         }
     return results

@@ -53,10 +53,9 @@ def learned(config: Config, seed: int, dt_ms: float, weighted: bool) -> dict[str
     t = (np.arange(round(config.seconds / (dt_ms * 1e-3))) + 1) * dt_ms * 1e-3
     x = np.stack([np.sin(40 * t), np.cos(25 * t)], axis=-1)[None]
     y = np.stack([np.cos(10 * t), t], axis=-1)[None]
-    rule = bpl.BPLambda(
-        bpl.Synthesiser(circuit), gamma=config.gamma, lam=config.lam, trace="sweep", continuous_time=weighted
-    )
-    theta = np.random.default_rng(seed + 2).normal(size=(circuit.n, circuit.n + 1)) * 0.1
+    synthesiser = bpl.Synthesiser(circuit)
+    rule = bpl.BPLambda(synthesiser, gamma=config.gamma, lam=config.lam, trace="sweep", continuous_time=weighted)
+    theta = np.random.default_rng(seed + 2).normal(size=synthesiser.layout.size) * 0.1
     return bpl.batch_updates(circuit, readout, rule, bpl.Batch(x, y), theta).gradients
 
 

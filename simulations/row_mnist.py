@@ -53,7 +53,7 @@ class Config(TrainingConfig):
 def run(config: Config, folder: RunFolder) -> None:
     """Train, test, and write everything."""
     weights, data = np.random.SeedSequence(config.seed).spawn(2)
-    task = bpl.RowMNIST(config.data, train_size=config.train_size)
+    task = bpl.tasks.RowMNIST(config.data, train_size=config.train_size)
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(
         config.model, config.units, task.input_size, seed=rng, dtype=config.dtype, backend=config.backend
@@ -102,13 +102,13 @@ def run(config: Config, folder: RunFolder) -> None:
     axes[0, 1].set_title(f"test accuracy {best['accuracy']:.3f} (dashed)", loc="left")
     folder.save_figure(fig, "learning")
     table = Table("rule", "epochs", "test accuracy", "test loss (nat)")
-    table.add_row(repr(rule), str(config.epochs), f"{best['accuracy']:.4f}", f"{best['loss']:.4f}")
+    table.add_row(repr(trainer.settled_rule), str(config.epochs), f"{best['accuracy']:.4f}", f"{best['loss']:.4f}")
     Console().print(table)
 
 
-def look_inside(config: Config, folder: RunFolder, task: bpl.RowMNIST, trainer: bpl.Trainer) -> xr.Dataset:
+def look_inside(config: Config, folder: RunFolder, task: bpl.tasks.RowMNIST, trainer: bpl.Trainer) -> xr.Dataset:
     """How well the synthetic gradient points, and one synapse's trace."""
-    circuit, readout, rule = trainer.circuit, trainer.readout, trainer.rule
+    circuit, readout, rule = trainer.trained_circuit(), trainer.trained_readout(), trainer.settled_rule
     test = next(task.batches(np.random.default_rng(0), 200, "test"))
     aligned = analysis.alignment(circuit, readout, rule, test, trainer.theta)
     folder.add_summary(
@@ -122,7 +122,9 @@ def look_inside(config: Config, folder: RunFolder, task: bpl.RowMNIST, trainer: 
     folder.save_figure(fig, "alignment")
     full = bpl.BPLambda(rule.synthesiser, gamma=config.gamma, lam=config.lam, sg_weight=config.sg_weight, trace="full")
     updates = bpl.batch_updates(circuit, readout, rule, test[:1], trainer.theta).gradients["theta"]
-    updates = circuit.backend.to_host(updates)
+    updates = circuit.backend.to_host(rule.synthesiser.weights(updates))
     a, j = np.unravel_index(np.abs(updates[:, :-1]).argmax(), updates[:, :-1].shape)
-    folder.save_figure(bpl.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace")
+    folder.save_figure(
+        bpl.plotting.plot_trace(circuit, readout, full, test, trainer.theta, synapse=(int(a), int(j))), "trace"
+    )
     return aligned

@@ -64,10 +64,10 @@ def make(config: Config, name: str, circuit: bpl.Circuit, trace: str | None = No
     return bpl.make_rule(name, circuit, **{k: v for k, v in settings.items() if k in known and v is not None})
 
 
-def build(config: Config, seed: int) -> tuple[bpl.TargetReaching, bpl.Circuit, bpl.Readout]:
+def build(config: Config, seed: int) -> tuple[bpl.tasks.TargetReaching, bpl.Circuit, bpl.Readout]:
     """Task, circuit and readout of one seed."""
     weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
-    task = bpl.TargetReaching(config.patterns, config.steps, seed=np.random.default_rng(task_seed))
+    task = bpl.tasks.TargetReaching(config.patterns, config.steps, seed=np.random.default_rng(task_seed))
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit(config.model, config.units, task.input_size, radius=config.radius, seed=rng)
     return task, circuit, bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
@@ -81,7 +81,7 @@ def one(config: Config, seed: int) -> dict[str, Any]:
     with_theta = {name: rule for name, rule in rules.items() if rule.needs_synthesiser}
     theta: dict[str, Any] = {}
     if with_theta:
-        frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
+        frozen = bpl.Trainer(circuit, readout, bpl.rules.BPTT(circuit), optimiser={}, seed=seed)
         passive = bpl.PassiveRules(frozen, with_theta, optimiser=bpl.Adam(config.eta_synthesiser))
         frozen.fit(task, stop_at=config.frozen_batches, recorder=passive, **learn)
         theta = passive.theta
@@ -105,7 +105,8 @@ def one(config: Config, seed: int) -> dict[str, Any]:
 def run(config: Config, folder: RunFolder) -> None:
     """Run it and write everything."""
     _, circuit, _ = build(config, 0)
-    said = {name: make(config, name, circuit) for name in config.rules}  # a wrong name is an error now
+    online = {name: "full" if name in RULES and RULES[name].needs_synthesiser else None for name in config.rules}
+    said = {name: make(config, name, circuit, trace) for name, trace in online.items()}  # a wrong name is an error now
     found = [
         folder.remember(f"seed={seed}", lambda seed=seed: one(config, seed))
         for seed in track(range(config.seeds), "rules")

@@ -27,7 +27,7 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.train.loop import collect_steps
+from bpl_neuro.train.loop import watched_steps
 
 KINDS = ("random", "random, exact trace", "principal", "principal, exact trace", "learned")
 
@@ -67,16 +67,16 @@ def synthesisers(
 def one(config: Config, seed: int, d: int) -> dict[str, Any]:
     """Mean cosines of one seed and d."""
     weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
-    task = bpl.TargetReaching(config.patterns, config.steps, seed=np.random.default_rng(task_seed))
+    task = bpl.tasks.TargetReaching(config.patterns, config.steps, seed=np.random.default_rng(task_seed))
     rng = np.random.default_rng(weights)
     circuit = bpl.Circuit("linear", config.units, task.input_size, radius=config.radius, seed=rng)
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction="sum", seed=rng)
     seen = []
     for _, batch in zip(range(config.first_batches), task.batches(rng, config.batch_size), strict=False):
-        steps, _ = collect_steps(circuit, readout, bpl.BPTT(circuit), batch, None)
+        steps, _ = watched_steps(circuit, readout, bpl.rules.BPTT(circuit), batch, None)
         seen.append(np.stack(analysis.true_later_gradient(steps)))
     rules = synthesisers(config, circuit, np.stack(seen), d, seed)
-    frozen = bpl.Trainer(circuit, readout, bpl.BPTT(circuit), optimiser={}, seed=seed)
+    frozen = bpl.Trainer(circuit, readout, bpl.rules.BPTT(circuit), optimiser={}, seed=seed)
     passive = bpl.PassiveRules(frozen, rules, optimiser=bpl.Adam(config.eta_synthesiser))
     frozen.fit(
         task, epochs=None, stop_at=config.batches, batch_size=config.batch_size,

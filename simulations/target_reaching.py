@@ -59,10 +59,12 @@ class Config(SimulationConfig):
     model: str = "linear"
 
 
-def build(config: Config, seed: int, lam: float, trace: str = "sweep") -> tuple[bpl.TargetReaching, Any, Any, Any]:
+def build(
+    config: Config, seed: int, lam: float, trace: str = "sweep"
+) -> tuple[bpl.tasks.TargetReaching, Any, Any, Any]:
     """Task, circuit, readout and rule of one seed; weights, data and task have streams of their own."""
     weights, task_seed = np.random.SeedSequence([config.seed, seed]).spawn(2)
-    task = bpl.TargetReaching(
+    task = bpl.tasks.TargetReaching(
         patterns=config.patterns, steps=config.steps, line=config.line, seed=np.random.default_rng(task_seed),
         batches_per_epoch=config.batches_per_epoch,
     )  # fmt: skip
@@ -102,13 +104,13 @@ def learning(config: Config, seed: int, lam: float) -> tuple[list[float], list[f
     cosines = []
     for epoch in range(1, config.learning_epochs + 1):
         trainer.fit(task, epochs=epoch, batch_size=config.batch_size, validate=False, progress=False)
-        cosines.append(
-            float(analysis.alignment(circuit, readout, rule, probe(config, task), trainer.theta)["cosine"].mean())
-        )
+        learned = (trainer.trained_circuit(), trainer.trained_readout())
+        aligned = analysis.alignment(*learned, rule, probe(config, task), trainer.theta)
+        cosines.append(float(aligned["cosine"].mean()))
     return [entry["train_loss"] for entry in trainer.history], cosines
 
 
-def probe(config: Config, task: bpl.TargetReaching) -> bpl.Batch:
+def probe(config: Config, task: bpl.tasks.TargetReaching) -> bpl.Batch:
     """Every pattern once."""
     return next(task.batches(np.random.default_rng(0), config.patterns, "test"))
 
@@ -149,7 +151,7 @@ def trace_of_one_synapse(config: Config, theta: Any, lam: float) -> xr.Dataset:
     """The trace of the synapse that would change most, at a θ early in learning, when δ is not yet 0."""
     task, circuit, readout, rule = build(config, 0, lam, trace="full")
     batch = next(iter(task.batches(np.random.default_rng(0), 1, "test")))
-    updates = bpl.batch_updates(circuit, readout, rule, batch, theta).gradients["theta"]
+    updates = rule.synthesiser.weights(bpl.batch_updates(circuit, readout, rule, batch, theta).gradients["theta"])
     a, j = np.unravel_index(np.abs(updates[:, : circuit.n]).argmax(), (circuit.n, circuit.n))
     return analysis.synapse_trace(circuit, readout, rule, batch, theta, (int(a), int(j)))
 

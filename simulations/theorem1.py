@@ -24,7 +24,6 @@ from rich.table import Table
 import bpl_neuro as bpl
 from bpl_neuro import plotting, reference
 from bpl_neuro.experiment import RunFolder, SimulationConfig
-from bpl_neuro.train.loop import run_batch
 
 
 class Config(SimulationConfig):
@@ -51,8 +50,8 @@ def difference(config: Config, model: str, lam: float, seed: int) -> list[float]
     batch = bpl.Batch(rng.normal(size=shape), rng.normal(size=shape))
     synthesiser = bpl.Synthesiser(circuit)
     start = rng.normal(size=synthesiser.initial_theta().shape) * 0.3
-    rule = bpl.BPLambda(synthesiser, gamma=config.gamma, lam=lam)
-    trajectory = reference.trajectory(circuit, readout, batch)
+    rule = bpl.BPLambda(synthesiser, gamma=config.gamma, lam=lam, trace="full")
+    trajectory = reference.slow_run(circuit, readout, batch)
     found = []
     for alpha in config.alphas:
         expected = reference.online_lambda_sg(trajectory, synthesiser, start, config.gamma, lam, alpha)
@@ -65,15 +64,9 @@ def learned(
     circuit: bpl.Circuit, readout: bpl.Readout, rule: bpl.Rule, batch: bpl.Batch, theta: Any, alpha: float
 ) -> Any:
     """θ after one batch of per-step updates of size α, with Ψ frozen."""
-
-    def receive(name: str, gradient: Any) -> Any:
-        nonlocal theta
-        if name == "theta":
-            theta = theta - alpha * gradient
-        return theta
-
-    run_batch(circuit, readout, rule, batch, theta, receive)
-    return theta
+    learner = bpl.Learner(circuit, readout, rule, {"theta": bpl.SGD(alpha)}, bpl.Schedule(every=1))
+    state, _ = bpl.run_batch(learner, learner.initial(theta=theta), batch)
+    return state.theta
 
 
 def run(config: Config, folder: RunFolder) -> None:

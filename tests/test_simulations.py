@@ -1,7 +1,9 @@
 """Each simulation's quick size, end to end, through the command line; what a run leaves behind."""
 
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +64,7 @@ def test_row_mnist_on_the_real_data(tmp_path, mnist_folder):
     assert (out / "checkpoint" / "last.npz").is_file()
 
 
-def test_the_same_seed_gives_the_same_bits(tmp_path):
+def test_the_same_seed_gives_the_same_bits(tmp_path, undrawn):
     summaries = []
     for k in range(2):
         invoke("run", "target-reaching", "--quick", *TINY, "--out", str(tmp_path / str(k)))
@@ -148,6 +150,17 @@ def test_delayed_reach_with_every_kind_of_intervention_and_a_recording(tmp_path)
             )
 
 
+def test_delayed_reach_steps_like_its_model(tmp_path):
+    text = bpl.Model.load("cerebellar").to_toml()
+    assert 'dt = "5*ms"' in text
+    (tmp_path / "finer.toml").write_text(text.replace('dt = "5*ms"', 'dt = "2.5*ms"'), encoding="utf-8")
+    settings = ["batches=2", "fork_at=1", "exc=6", "inh=3", "expansion=8", f"model={tmp_path / 'finer.toml'}"]
+    out = tmp_path / "run"
+    invoke("run", "delayed-reach", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(out))
+    summary, _, _ = check_run(out)
+    assert summary["baseline"] == pytest.approx(30)  # twice the steps
+
+
 def test_copy_repeat_leaves_everything_behind(tmp_path):
     out = tmp_path / "run"
     invoke("run", "copy-repeat", "--quick", "--set", "batches=12", "--set", "threshold=1.1", "--out", str(out))
@@ -217,22 +230,53 @@ def test_row_mnist_with_another_rule(tmp_path, mnist_folder):
     check_run(tmp_path / "run")
 
 
-def test_the_examples_in_the_documentation_run(tmp_path, monkeypatch):
-    """The Python of README.md, and the model of docs/models.md, as they are printed."""
-    import re
-    from pathlib import Path
-
+def page(name):
     root = Path(bpl.__file__).parents[1]
     if not (root / "README.md").is_file():
         pytest.skip("not in a source tree")
+    return (root / name).read_text(encoding="utf-8")
+
+
+def run_examples(name, names=None, shorter=()):
+    """The Python of a page, block after block, with some of its texts replaced by cheaper ones."""
+    text = "\n".join(re.findall(r"```python\n(.*?)```", page(name), re.DOTALL))
+    for long, short in shorter:
+        assert long in text
+        text = text.replace(long, short)
+    names = names or {}
+    exec(compile(text, name, "exec"), names)
+    return names
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (python,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    short = python.replace("epochs=4", "epochs=1").replace("epochs=8", "epochs=2")
-    assert short != python
-    exec(compile(short, "README.md", "exec"), {})
+    shorter = [("epochs=4", "epochs=1"), ("epochs=8", "epochs=2"), ('dt="5*ms"', 'dt="5*ms", batches_per_epoch=5')]
+    names = run_examples("README.md", shorter=shorter)
     assert (tmp_path / "lesion.png").stat().st_size > 5000
-    (model,) = re.findall(r"```toml\n(.*?)```", (root / "docs/models.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(names["losses"]["lesioned"]) == 10 and names["state"].batches == 5
+
+
+def test_the_model_and_the_trials_of_the_documentation_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (model,) = re.findall(r"```toml\n(.*?)```", page("docs/models.md"), re.DOTALL)
     (tmp_path / "divisive.toml").write_text(model, encoding="utf-8")
     assert "differ by" in invoke("check", "divisive.toml").output
     invoke("run", "target-reaching", "--quick", *TINY, "--set", "model=divisive.toml", "--out", "out")
     check_run(tmp_path / "out")
+    task = run_examples("docs/models.md", shorter=[("epochs=50", "epochs=2")])["task"]
+    assert {split: len(rows) for split, rows in task.rows.items()} == {"train": 120, "validation": 40, "test": 40}
+
+
+def test_the_interventions_of_the_documentation_run():
+    circuit = bpl.Circuit("cerebellar", {"exc": 6, "inh": 3}, 5, dtype="float32")
+    readout = bpl.Readout(circuit, 2, population="exc")
+    trainer = bpl.Trainer(circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit, expansion=8)))
+    names = run_examples("docs/biology.md", {"trainer": trainer})
+    assert names["clamped"].state.clamped and names["state"].frozen == {"theta"}
+
+
+def test_the_recording_of_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_examples("docs/recording.md")
+    assert names["recording"]["batch"].values.tolist() == [1, 6, 11, 16, 21, 26, 31, 36]
+    assert (tmp_path / "synapse.png").stat().st_size > 5000
