@@ -1,5 +1,6 @@
 # make demo        one small run, in runs/demo (the one before it is removed)
 # make test        the quick tests
+# make test-stage  kills, command lines and compilers
 # make test-slow   the learning tests, which take minutes
 # make lint        ruff and mypy
 # make clean       remove the environment, runs, builds and caches
@@ -17,7 +18,7 @@ SOURCES := $(shell find bpl_neuro models simulations -type f -not -name '*.pyc')
 RUN_STAMP := $(VENV)/.run
 TEST_STAMP := $(VENV)/.test
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-stage test-slow lint clean
 
 # A run refuses to write over an earlier one.
 demo: $(RUN_STAMP)
@@ -26,6 +27,9 @@ demo: $(RUN_STAMP)
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest
+
+test-stage: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m 'stage and not slow'
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -33,6 +33,12 @@ def mnist_folder(data_folder: None) -> Path:
     pytest.skip(f"needs the MNIST files, in $BPL_NEURO_DATA/mnist or {candidates[-1]}")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulations make their figures and write none: where figures are not the point, rendering takes the time."""
+    monkeypatch.setattr("bpl_neuro.experiment.save_figure", lambda fig, path: None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--gpu runs the tests of the CuPy backend on a GPU; they fail, rather than skip, where there is none."""
     parser.addoption("--gpu", action="store_true", help="run the tests of the CuPy backend on a GPU")

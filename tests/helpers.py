@@ -1,10 +1,13 @@
 """Shared by several test files: models of all kinds, trials of random lengths, and the algorithm written out."""
 
+import contextlib
+import io
+import sys
+
 import numpy as np
 from truth import off
 
 import bpl_neuro as bpl
-from bpl_neuro.train.loop import run_batch
 
 #: a synthesiser whose output saturates, with a parameter of its own
 NONLINEAR = """
@@ -129,32 +132,31 @@ def random_trials(rng, B=3, T=10, K=2, M=2):
 def with_trials(circuit, readout, unit, rng, B=3):
     """A batch of random trials for a setting, and a θ that is not zero."""
     data = random_trials(rng, B, K=circuit.input_size, M=readout.output_size)
-    return data, rng.normal(size=(unit.n, unit.m)) * 0.3
+    return data, rng.normal(size=unit.n * unit.m) * 0.3
 
 
 def learned_by_hand(circuit, readout, unit, data, theta, gamma, lam, kappa, rates):
     """Ψ, φ and θ after one batch in which all of them move at every step: the six lines, in dense matrices.
 
     `rates` are the learning rates of "psi", "phi" and "theta". Nothing is shared with the rules: the trace is the whole
-    ∂/∂θ of every state, carried by J, and a trial's own masks are Python `if`s.
+    ∂/∂θ of every state, carried by J, and a trial's own masks are Python `if`s. The models' noise is left out.
     """
     B, n, m = data.size, unit.n, unit.m
     state = circuit.initial_state(B)
     e, z_prev = np.zeros((B, n, n, m)), np.zeros((B, m))
     first = np.ones(B, bool)
-    start = (circuit.psi, readout.phi)
     for t in range(data.steps):
         end = data.end[:, t]
         step = circuit.step(state, data.x[:, t])
         _, c, phi_gradient, _ = readout.credit(step.new, data.y[:, t], data.mask[:, t] / B)
         J, z = step.jacobian(), unit.z(step)
         ahead, before = unit(z, theta).g, unit(z_prev, theta).g
-        change = np.zeros_like(theta)
+        change = np.zeros((n, m))
         for b in range(B):
             if not first[b]:
                 target = c[b] if end[b] else c[b] + gamma * ahead[b]
                 change += np.einsum("i,iaj->aj", target @ J[b] - before[b], e[b])
-        theta = theta + rates["theta"] * change
+        theta = theta + rates["theta"] * change.ravel()
         g, slope = unit(z, theta)[:2]
         slope = np.broadcast_to(slope, g.shape)
         credit = np.empty_like(c)
@@ -163,31 +165,23 @@ def learned_by_hand(circuit, readout, unit, data, theta, gamma, lam, kappa, rate
             for a in range(n):
                 e[b, a, a] += slope[b, a] * z[b]
             credit[b] = c[b] if end[b] else c[b] + kappa * g[b]
-        circuit.psi = circuit.psi - rates["psi"] * step.parameter_gradient(credit)
-        readout.phi = readout.phi - rates["phi"] * phi_gradient
+        psi = circuit.psi - rates["psi"] * step.parameter_gradient(credit)
+        if circuit.signs is not None:  # a weight that would cross zero stops there
+            psi = np.where(circuit.signs * psi < 0, 0, psi)
+        circuit = circuit.with_psi(psi)
+        readout = readout.with_phi(readout.phi - rates["phi"] * phi_gradient)
         e[end] = 0
         first, z_prev, state = end, z, circuit.reset(step.new, end)
-    learned = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    circuit.psi, readout.phi = start
-    return learned
+    return {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
 
 
 def learned_online(rule, circuit, readout, data, theta, rates):
     """The same by the rule in the time loop."""
-    current = {"psi": circuit.psi, "phi": readout.phi, "theta": theta}
-    start = (circuit.psi, readout.phi)
-
-    def receive(name, gradient):
-        current[name] = current[name] - rates[name] * gradient
-        if name == "psi":
-            circuit.psi = current[name]
-        elif name == "phi":
-            readout.phi = current[name]
-        return current[name]
-
-    run_batch(circuit, readout, rule, data, theta, receive)
-    circuit.psi, readout.phi = start
-    return current
+    optimisers = {name: bpl.SGD(rate) for name, rate in rates.items()}
+    learner = bpl.Learner(circuit, readout, rule, optimisers, bpl.Schedule(1))
+    start = learner.initial(theta=theta).replace(noise=None)
+    state, _ = bpl.run_batch(learner, start, data)
+    return {name: state.parameter(name) for name in ("psi", "phi", "theta")}
 
 
 def errors_of_learning_online(rule, circuit, readout, unit, data, theta, kappa=None):
@@ -201,3 +195,15 @@ def errors_of_learning_online(rule, circuit, readout, unit, data, theta, kappa=N
     expected = learned_by_hand(circuit, readout, unit, data, theta, gamma, lam, kappa, rates)
     found = learned_online(rule, circuit, readout, data, theta, rates)
     return {name: off(found[name] - start[name], expected[name] - start[name]) for name in start}
+
+
+def run_script(script, *arguments):
+    """A script that other tests start as a process of its own, here and now: no second start of Python."""
+    before = sys.argv
+    sys.argv = ["-c", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+    finally:
+        sys.argv = before
+    return printed.getvalue()

@@ -13,8 +13,8 @@ from host_shim import HostModule
 FUNCTIONS = [
     "abs", "arange", "argmax", "ascontiguousarray", "broadcast_to", "concatenate", "copyto", "diagonal", "empty",
     "empty_like", "exp", "expm1", "eye", "isfinite", "log", "log1p", "logical_and", "matmul", "maximum", "mean",
-    "minimum", "multiply", "ones", "ones_like", "sign", "sqrt", "stack", "sum", "tanh", "vdot", "where", "zeros",
-    "zeros_like",
+    "minimum", "multiply", "ones", "ones_like", "sign", "sqrt", "stack", "subtract", "sum", "tanh", "vdot", "where",
+    "zeros", "zeros_like",
 ]  # fmt: skip
 
 

@@ -1,35 +1,13 @@
 """Wrong model texts and wrong arguments: each gives the error a person needs; none hangs, none runs code."""
 
-import os
-import signal
-import sys
-
 import numpy as np
 import pytest
+from wrong_inputs import BASE, CANARY, TAU, batch, changed, circuit, equations, guarded, parts, toml, updates
 
 import bpl_neuro as bpl
 
-GOOD = {
-    "equations": "dr/dt = (-r + tanh(u)) / tau : 1\nu : 1\ntau : second (constant)",
-    "rate": "r",
-    "parameters": {"tau": "10*ms"},
-    "dt": "1*ms",
-}
+__all__ = ["guarded"]  # around every test
 
-
-def equations(text, **keywords):
-    return lambda: bpl.Model.from_equations(**{**GOOD, "equations": text, **keywords})
-
-
-def changed(**keywords):
-    return lambda: bpl.Model.from_equations(**{**GOOD, **keywords})
-
-
-def toml(text):
-    return lambda: bpl.Model.from_toml(text)
-
-
-BASE = bpl.Model.from_equations(**GOOD).to_toml()
 TWO = """
 [populations.a]
 equations = "h : 1\\nu : 1"
@@ -42,9 +20,6 @@ update = "h = u"
 rate = "h"
 inputs = ["u"]
 """
-CANARY = "__import__('os').system('touch canary')"
-TAU = "tau : second (constant)"
-
 BAD_MODELS = {
     "empty": (equations(" "), "empty"),
     "no text": (changed(equations=3), "equations"),
@@ -64,7 +39,7 @@ BAD_MODELS = {
     "floor": (equations(f"dr/dt = (-r + floor(u))/tau : 1\nu : 1\n{TAU}"), "'floor' is not allowed.*0 everywhere"),
     "int": (equations(f"dr/dt = (-r + int(u))/tau : 1\nu : 1\n{TAU}"), "clip"),
     "rand": (equations(f"dr/dt = (-r + rand())/tau : 1\nu : 1\n{TAU}"), "repeatability"),
-    "unknown function": (equations(f"dr/dt = (-r + relu(u))/tau : 1\nu : 1\n{TAU}"), "'relu' is not allowed.*tanh"),
+    "unknown function": (equations(f"dr/dt = (-r + gelu(u))/tau : 1\nu : 1\n{TAU}"), "'gelu' is not allowed.*tanh"),
     "arguments": (equations(f"dr/dt = (-r + tanh(u, u))/tau : 1\nu : 1\n{TAU}"), "takes (exactly )?1 argument"),
     "comparison": (equations(f"dr/dt = (-r + (u > 0))/tau : 1\nu : 1\n{TAU}"), "comparison has no derivative"),
     "spikes": (equations(f"dr/dt = (-r + u)/tau : 1 (unless refractory)\nu : 1\n{TAU}"), "refractor"),
@@ -138,24 +113,6 @@ BAD_MODELS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def guarded(tmp_path, monkeypatch):
-    """Ten seconds, an empty folder, and nothing left in it afterwards."""
-    monkeypatch.chdir(tmp_path)
-
-    def give_up(*_):
-        raise TimeoutError("took longer than ten seconds")
-
-    old = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(10)
-    hook = sys.excepthook
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, old)
-    assert not os.path.exists("canary")
-    assert sys.excepthook is hook
-
-
 @pytest.mark.parametrize("name", BAD_MODELS)
 def test_wrong_model(name):
     build, message = BAD_MODELS[name]
@@ -180,25 +137,6 @@ def test_errors_name_the_file_and_the_key(tmp_path):
         bpl.Model.load(path)
 
 
-def circuit(**keywords):
-    return bpl.Circuit(**{"model": "leaky_tanh", "size": 3, "input_size": 2, **keywords})
-
-
-def parts():
-    c = circuit()
-    return c, bpl.Readout(c, 2), bpl.Synthesiser(c)
-
-
-def batch(**keywords):
-    x = np.zeros((2, 4, 2))
-    return bpl.Batch(**{"x": x, "y": np.zeros((2, 4, 2)), **keywords})
-
-
-def updates(data=None, theta=None, **keywords):
-    c, readout, unit = parts()
-    return bpl.batch_updates(c, readout, bpl.BPLambda(unit), data or batch(**keywords), theta)
-
-
 NAN = np.full((2, 4, 2), np.nan)
 BAD_ARGUMENTS = {
     "model": (lambda: circuit(model=3), "`model`"),
@@ -213,17 +151,23 @@ BAD_ARGUMENTS = {
     "input_scale": (lambda: circuit(input_scale=-1.0), "`input_scale`"),
     "dtype": (lambda: circuit(dtype="int32"), "float32 or float64"),
     "dtype nonsense": (lambda: circuit(dtype="double precision"), "float32 or float64"),
+    "parameters of no names": (lambda: circuit(parameters=np.ones(3)), "`parameters` must be a mapping"),
+    "weights of no names": (lambda: circuit(weights=np.ones(3)), "`weights` must be a mapping"),
+    "connectivity of no names": (lambda: circuit(connectivity=np.ones(3)), "`connectivity` must be a mapping"),
     "parameter name": (lambda: circuit(parameters={"taux": 1}), "'taux'.*cortex.tau"),
     "parameter unit": (lambda: circuit(parameters={"tau": "3*mV"}), "tau: must have the unit"),
     "parameter length": (lambda: circuit(parameters={"tau": [0.1, 0.2]}), "3 finite values"),
     "parameter nan": (lambda: circuit(parameters={"tau": [0.1, 0.2, np.nan]}), "3 finite values"),
-    "psi": (lambda: setattr(circuit(), "psi", np.zeros(3)), "`psi`"),
+    "psi": (lambda: circuit().with_psi(np.zeros(3)), "`psi` must have shape"),
+    "psi of a value": (lambda: setattr(circuit(), "psi", circuit().psi), "`psi` .*with_psi"),
     "run": (lambda: circuit().run(np.zeros((2, 5, 3))), "`x` must be"),
     "outputs": (lambda: bpl.Readout(circuit(), 0), "`output_size`"),
     "loss": (lambda: bpl.Readout(circuit(), 2, "mse"), "`loss`.*squared_error"),
     "reduction": (lambda: bpl.Readout(circuit(), 2, reduction="max"), "`reduction`"),
     "population": (lambda: bpl.Readout(circuit(), 2, population="exc"), "`population`.*cortex"),
-    "phi": (lambda: setattr(parts()[1], "phi", np.zeros(3)), "`phi`"),
+    "phi": (lambda: parts()[1].with_phi(np.zeros(3)), "`phi` must have shape"),
+    "phi nan": (lambda: parts()[1].with_phi(np.full(8, np.nan)), "`phi` must be finite"),
+    "phi of a value": (lambda: setattr(parts()[1], "phi", parts()[1].phi), "`phi` .*with_phi"),
     "sees": (lambda: bpl.Synthesiser(circuit(), sees="all"), "`sees`"),
     "lam": (lambda: bpl.BPLambda(parts()[2], lam=1.3), r"`lam` must lie in \[0, 1\].*1.3"),
     "lam nan": (lambda: bpl.BPLambda(parts()[2], lam=float("nan")), "`lam`"),
@@ -251,9 +195,12 @@ BAD_ARGUMENTS = {
     "batch outputs": (lambda: updates(y=np.zeros((2, 4, 5))), "must have 2 outputs"),
     "labels for a regression": (lambda: updates(y=np.zeros((2, 4), int)), "class labels"),
     "theta shape": (lambda: updates(theta=np.zeros((2, 2))), "`theta` must have shape"),
-    "theta nan": (lambda: updates(theta=np.full((3, 4), np.nan)), "`theta` must be finite"),
-    "split": (lambda: next(bpl.ArrayTask(batch()).batches(np.random.default_rng(0), 1, "dev")), "`split`"),
-    "held_out": (lambda: bpl.ArrayTask(batch(), held_out=1.0), "`held_out`"),
+    "theta nan": (lambda: updates(theta=np.full(12, np.nan)), "`theta` must be finite"),
+    "split": (
+        lambda: next(bpl.ArrayTask(batch(), validation=0, test=0).batches(np.random.default_rng(0), 1, "dev")),
+        "`split`",
+    ),
+    "test": (lambda: bpl.ArrayTask(batch(), test=1.0), "`test`"),
 }
 
 

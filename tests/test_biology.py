@@ -2,59 +2,12 @@
 
 import numpy as np
 import pytest
+from biology import SIZES, TEXT
 from helpers import NONLINEAR
 from truth import case, error_of_online_learning, error_of_summed_updates, off
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
-
-TEXT = """
-title = "E and I with everything"
-[populations.exc]
-equations = '''
-dx/dt = (-x + u) / tau + sigma * xi / tau**0.5 : 1
-r = tanh(x) : 1
-u : 1
-tau : second (constant)
-sigma : 1 (constant)
-'''
-rate = "r"
-inputs = ["u"]
-parameters = { tau = "10*ms", sigma = 0.2 }
-initial = { x = 0.3 }
-[populations.inh]
-equations = "dr/dt = (-r + tanh(u)) / tau : 1\\nu : 1\\ntau : second (constant)"
-rate = "r"
-inputs = ["u"]
-parameters = { tau = "5*ms" }
-[[projections]]
-from = "exc"
-to = "exc"
-sign = "+"
-probability = 0.7
-self = false
-delay = "2*ms"
-[[projections]]
-from = "exc"
-to = "inh"
-sign = "+"
-delay = "1*ms"
-[[projections]]
-from = "inh"
-to = "exc"
-sign = "-"
-[[projections]]
-from = "inh"
-to = "inh"
-sign = "-"
-plastic = false
-[[projections]]
-from = "input"
-to = "exc"
-[time]
-dt = "1*ms"
-"""
-SIZES = {"exc": 5, "inh": 3}
 
 
 def circuit(seed=0, **keywords):
@@ -74,14 +27,11 @@ def test_derivatives_with_delays():
     assert off(transition.jacobian(), reference.finite_difference_jacobian(c, s, x)) < 1e-7
     M, v = rng.normal(size=(3, c.n, 4)), rng.normal(size=(3, c.n))
     assert off(transition.jvp(M), transition.jacobian() @ M) < 1e-12
-    psi = c.psi.copy()
 
     def value(p):
-        c.psi = p
-        return float((c.step(c.state(s), x).new.s * v).sum())
+        return float((c.with_psi(p).step(c.state(s), x).new.s * v).sum())
 
-    expected = reference.finite_difference(value, psi.copy()) * c.mask
-    c.psi = psi
+    expected = reference.finite_difference(value, c.psi.copy()) * c.mask
     assert off(transition.parameter_gradient(v), expected) < 1e-7
 
 
@@ -113,12 +63,12 @@ def test_the_forward_view_with_delays_and_noise(lam, trace):
     c = circuit()
     readout = bpl.Readout(c, 2, seed=1)
     unit = bpl.Synthesiser(c)
-    theta = np.random.default_rng(2).normal(size=(unit.n, unit.m)) * 0.2
+    theta = np.random.default_rng(2).normal(size=unit.n * unit.m) * 0.2
     rule = bpl.BPLambda(unit, gamma=0.9, lam=lam, trace=trace)
     found = -bpl.batch_updates(c, readout, rule, data(), theta, noise=5).gradients["theta"]
-    run = reference.trajectory(c, readout, data(), noise=5)
+    run = reference.slow_run(c, readout, data(), noise=5)
     assert off(found, reference.offline_lambda_sg(run, unit, theta, 0.9, lam)) < 1e-10
-    quiet = reference.trajectory(c, readout, data())
+    quiet = reference.slow_run(c, readout, data())
     assert abs(run.loss - quiet.loss) > 1e-6
     assert error_of_summed_updates(rule, c, readout, unit, data(), theta, 0.9, lam) < 1e-10
 
@@ -126,15 +76,12 @@ def test_the_forward_view_with_delays_and_noise(lam, trace):
 def test_bptt_with_delays_and_noise_is_the_derivative_of_the_loss():
     c = circuit()
     readout = bpl.Readout(c, 2, seed=1)
-    _, gradient = reference.bptt(reference.trajectory(c, readout, data(), noise=5))
-    psi = c.psi
+    _, gradient = reference.bptt(reference.slow_run(c, readout, data(), noise=5))
 
     def loss(p):
-        c.psi = p
-        return reference.trajectory(c, readout, data(), noise=5).loss
+        return reference.slow_run(c.with_psi(p), readout, data(), noise=5).loss
 
-    expected = reference.finite_difference(loss, psi.copy()) * c.mask
-    c.psi = psi
+    expected = reference.finite_difference(loss, c.psi.copy()) * c.mask
     assert off(gradient, expected) < 1e-6
 
 
@@ -176,7 +123,7 @@ def test_signs_sparsity_and_frozen_projections_hold_through_learning(schedule):
     )
     for k in range(30):
         trainer.train_batch(data(k))
-    W = c.weights
+    W = trainer.weights
     assert (W["exc->exc"] >= 0).all() and (W["exc->inh"] >= 0).all() and (W["inh->exc"] <= 0).all()
     assert (W["exc->exc"][before["exc->exc"] == 0] == 0).all()
     assert (W["inh->inh"] == before["inh->inh"]).all()
@@ -219,11 +166,31 @@ def test_updates_every_k_steps_sum_the_gradients_in_between():
     seen = []
     rng = np.random.default_rng(0)
     piece = bpl.Batch(rng.normal(size=(2, 9, 2)), rng.normal(size=(2, 9, 2)), stream=True)
-    three.train_batch(piece, watch=lambda step: seen.append(three.circuit.psi))
+    three.train_batch(piece, watch=lambda step: seen.append(step.parameter("psi")))
     moved = [k for k in range(1, 9) if (seen[k] != seen[k - 1]).any()]
     assert moved == [2, 5, 8]
     one.train_batch(piece)
-    assert (one.circuit.psi != three.circuit.psi).any()
+    assert (one.parameter("psi") != three.parameter("psi")).any()
+
+
+def test_a_sum_of_gradients_is_applied_when_it_is_due_also_at_a_step_that_adds_none():
+    """At a trial's first step θ has no gradient, at a step without a loss φ has none: the sum so far still counts."""
+    end, mask = np.zeros((2, 9), bool), np.ones((2, 9))
+    end[:, [1, 4, 8]] = True  # steps 3 and 6, from 1, are due, and trials' first
+    mask[:, [2, 5]] = 0
+    batch = data(B=2, T=9, mask=mask, end=end)
+    seen = []
+    trainer = stream_setting(optimiser=bpl.SGD(0.02), update_every=3)
+    before = {name: trainer.parameter(name) for name in ("psi", "phi", "theta")}
+    trainer.train_batch(batch, watch=lambda step: seen.append({name: step.parameter(name) for name in before}))
+    for name, start in before.items():
+        values = [start, *(parameters[name] for parameters in seen)]
+        assert [t for t in range(1, 10) if (values[t] != values[t - 1]).any()] == [3, 6, 9], name
+    # The first update is the sum of the first three steps' gradients; Ψ hears of the θ that has just moved.
+    first = bpl.Batch(batch.x[:, :3], batch.y[:, :3], mask[:, :3], end[:, :3])
+    sums = bpl.batch_updates(trainer.circuit, trainer.readout, trainer.rule, first).gradients
+    for name in ("theta", "phi"):
+        np.testing.assert_allclose(seen[2][name], before[name] - 0.02 * sums[name], rtol=1e-12, atol=1e-15)
 
 
 def test_a_stream_refuses_a_trace_that_looks_back():
@@ -236,17 +203,14 @@ def test_a_stream_refuses_a_trace_that_looks_back():
 @pytest.mark.parametrize("delay", [1, 3])
 def test_a_late_error_is_the_error_moved(delay):
     circuit_, readout, unit, batch, theta = case("leaky_tanh", T=8)
-    rule = bpl.BPLambda(unit, lam=0.9)
-    from bpl_neuro.train.loop import run_batch
-
+    rule = bpl.BPLambda(unit, lam=0.9, trace="full")
     seen = {}
     for late in (0, delay):
         seen[late] = []
-        current = {"psi": circuit_.psi, "phi": readout.phi, "theta": theta}
-        run_batch(
-            circuit_, readout, rule, batch, theta, lambda name, gradient, current=current: current[name],
-            watch=lambda step, late=late: seen[late].append(step.c), error_delay=late,
-        )  # fmt: skip
+        learner = bpl.Learner(circuit_, readout, rule, {}, bpl.Schedule(1), error_delay=late)
+        bpl.run_batch(
+            learner, learner.initial(theta=theta), batch, watch=lambda step, late=late: seen[late].append(step.c)
+        )
     assert not np.any(seen[delay][:delay])
     for t in range(8 - delay):
         assert (seen[delay][t + delay] == seen[0][t]).all()
@@ -257,12 +221,14 @@ def test_a_late_error_is_lost_with_its_trial():
     end = np.zeros((2, 8), bool)
     end[:, -1] = True
     end[0, 3] = True
-    trainer = bpl.Trainer(c, bpl.Readout(c, 2), bpl.BPLambda(bpl.Synthesiser(c)), error_delay="2*ms")
-    seen = []
-    trainer.train_batch(data(B=2, end=end), watch=lambda step: seen.append(step.c))
-    assert trainer.error_delay == 2
-    assert not seen[4][0].any() and not seen[5][0].any() and seen[6][0].any()
-    assert seen[4][1].any()
+    for trace in ("full", "sweep"):
+        rule = bpl.BPLambda(bpl.Synthesiser(c), trace=trace)
+        trainer = bpl.Trainer(c, bpl.Readout(c, 2), rule, error_delay="2*ms")
+        seen = []
+        trainer.train_batch(data(B=2, end=end), watch=lambda step, seen=seen: seen.append(step.c))
+        assert trainer.learner.error_delay == 2
+        assert not seen[4][0].any() and not seen[5][0].any() and seen[6][0].any()
+        assert seen[4][1].any()
 
 
 @pytest.mark.parametrize(
@@ -359,9 +325,9 @@ def test_without_a_past_the_local_traces_of_a_plastic_layer_are_exact(trace):
 
 def test_online_learning_with_a_plastic_expansion_layer_is_online_lambda_sg_at_lambda_zero():
     circuit_, readout, unit, batch, theta = case("leaky_tanh", expansion=6, fan_in=2, plastic_expansion=True)
-    rule = bpl.BPLambda(unit, gamma=0.9, lam=0)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0, trace="full")
     assert error_of_online_learning(rule, circuit_, readout, unit, batch, theta, 0.9, 0, 0.1) < 1e-12
-    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace="full")
     errors = [error_of_online_learning(rule, circuit_, readout, unit, batch, theta, 0.9, 0.8, a) for a in (1e-4, 1e-5)]
     assert 8 < errors[0] / errors[1] < 12
 

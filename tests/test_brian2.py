@@ -24,11 +24,16 @@ def brian2_states(circuit, x):
             setattr(group, name, value * b2.second if name.startswith("tau") else value)
         groups.append((pop, population, group))
     steps, states, specs = x.shape[0], [], circuit.model.spec.populations
+    # a monitor of the rates, compiled once: reading a subexpression from a group compiles it anew at every step
+    watched = {
+        pop.name: b2.StateMonitor(group, specs[pop.name].rate, True, clock=clock, when="start", order=-1)
+        for pop, _, group in groups
+    }
 
     @b2.network_operation(clock=clock, when="start")
     def drive():
         k = len(states)
-        rates = {pop.name: np.array(getattr(group, specs[pop.name].rate)[:]) for pop, _, group in groups}
+        rates = {name: np.array(m.variables[specs[name].rate].get_value()[k]) for name, m in watched.items()}
         for pop, _, group in groups:
             u = circuit.weights[f"bias->{pop.name}"][0] + circuit.weights[f"input->{pop.name}"][0] @ x[k]
             for name, rate in rates.items():
@@ -44,7 +49,7 @@ def brian2_states(circuit, x):
         ]
         states.append(np.concatenate(parts))
 
-    network = b2.Network(*(group for *_, group in groups), drive, record)
+    network = b2.Network(*(group for *_, group in groups), *watched.values(), drive, record)
     network.run(steps * circuit.model.dt * b2.second)
     return np.array(states)
 

@@ -2,20 +2,21 @@
 
 import numpy as np
 import pytest
-from truth import case
+from truth import case, off
 
 import bpl_neuro as bpl
 from bpl_neuro import plotting, reference
+from bpl_neuro.circuit.trajectory import stack
 from bpl_neuro.look.analysis import cosine
 from bpl_neuro.rules import RULES
 
 
 def some(circuit, unit):
     return {
-        "BPTT": bpl.BPTT(circuit),
-        "RTRL": bpl.RTRL(circuit),
-        "now": bpl.Immediate(circuit),
-        "e-prop": bpl.EProp(circuit),
+        "BPTT": bpl.rules.BPTT(circuit),
+        "RTRL": bpl.rules.RTRL(circuit),
+        "now": bpl.rules.Immediate(circuit),
+        "e-prop": bpl.rules.EProp(circuit),
         "BP(1)": bpl.BPLambda(unit, trace="sweep"),
         "BP(0)": bpl.BPLambda(unit, lam=0),
     }
@@ -30,7 +31,7 @@ def test_against_the_true_gradient(model):
     for exact in ("BPTT", "RTRL"):
         np.testing.assert_allclose(found["cosine"].sel(rule=exact), 1, atol=1e-9)
         np.testing.assert_allclose(found["norm_ratio"].sel(rule=exact), 1, atol=1e-9)
-    run = reference.trajectory(circuit, readout, data)
+    run = reference.slow_run(circuit, readout, data)
     true_credit, true = reference.bptt(run)
     for label, own in (("now", None), ("BP(1)", theta), ("BP(0)", None)):
         outcome = bpl.batch_updates(circuit, readout, rules[label], data, own, signals=True)
@@ -49,17 +50,18 @@ def test_against_the_true_gradient(model):
     text = bpl.comparison_table(found)
     assert text.row_count == len(rules)
     _, axes = plotting.figure(1, 2)
-    left, right = bpl.plot_comparison(axes[0], found)
+    left, right = bpl.plotting.plot_comparison(axes[0], found)
     assert len(left.patches) == len(rules) and len(right.get_legend().get_texts()) == 3
 
 
 def test_the_noise_is_the_same_for_all():
     circuit, readout, _, data, _ = case("cerebellar", "gaps")
-    rules = {"BPTT": bpl.BPTT(circuit), "RTRL": bpl.RTRL(circuit)}
+    rules = {"BPTT": bpl.rules.BPTT(circuit), "RTRL": bpl.rules.RTRL(circuit)}
     found = bpl.compare(circuit, readout, data, rules, noise=3)
     np.testing.assert_allclose(found["cosine"].sel(rule="RTRL", parameter="psi"), 1, atol=1e-12)
     quiet, noisy = (
-        bpl.compare(circuit, readout, data, [bpl.Immediate(circuit)], noise=noise)["cosine"] for noise in (None, 3)
+        bpl.compare(circuit, readout, data, [bpl.rules.Immediate(circuit)], noise=noise)["cosine"]
+        for noise in (None, 3)
     )
     assert not quiet.equals(noisy)
 
@@ -71,14 +73,14 @@ def test_passive_rules_see_what_they_would_have_done(schedule):
         rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.5)
         return bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule=schedule)
 
-    task = bpl.TargetReaching(steps=5, input_size=2, batches_per_epoch=6)
+    task = bpl.tasks.TargetReaching(steps=5, input_size=2, batches_per_epoch=6)
     common = {"batch_size": 3, "validate": False, "progress": False}
     watched, alone = make(), make()
     rules = some(watched.circuit, watched.rule.synthesiser)
     passive = bpl.PassiveRules(watched, rules, every=2)
     watched.fit(task, recorder=passive, **common)
     alone.fit(task, **common)
-    assert (watched.circuit.psi == alone.circuit.psi).all()  # it only looks on
+    assert (watched.parameter("psi") == alone.parameter("psi")).all()  # it only looks on
     found = passive.result()
     assert found["batch"].values.tolist() == [1, 3, 5]
     psi = found.sel(parameter="psi")
@@ -92,18 +94,49 @@ def test_passive_rules_see_what_they_would_have_done(schedule):
     assert (passive.theta["BP(1)"] != 0).any()
 
 
+def test_what_passive_rules_see_has_each_steps_own_weights():
+    """Under the per-step schedule Ψ moves between the steps that a rule looks back over."""
+    circuit = bpl.Circuit("adapting", 4, 2, seed=0)
+    rng, steps = np.random.default_rng(0), []
+    data = bpl.Batch(rng.normal(size=(3, 6, 2)), rng.normal(size=(3, 6, 2)))
+    readout, rule = bpl.Readout(circuit, 2, seed=1), bpl.rules.Immediate(circuit)
+    bpl.Trainer(circuit, readout, rule, optimiser=bpl.SGD(1.0), schedule="step").train_batch(data, steps.append)
+    run = stack([step.transition for step in steps], [step.c for step in steps], [step.end for step in steps])
+    later, true = np.zeros((3, circuit.n)), 0
+    for step in reversed(steps):  # BPTT written out
+        true = true + step.transition.parameter_gradient(step.c + later)
+        later = np.einsum("bi,bij->bj", step.c + later, step.transition.jacobian())
+    assert off(steps[-1].transition.weights["cortex->cortex"], steps[0].transition.weights["cortex->cortex"]) > 0.01
+    assert off(bpl.rules.BPTT(circuit).finish({}, run, None)["psi"], true) < 1e-12
+    unit = bpl.Synthesiser(circuit)
+    theta = rng.normal(size=unit.layout.size) * 0.3
+    own = stack([steps[2].transition], [steps[2].c], [steps[2].end])  # a step by itself has one set of weights
+    for feedback in ("exact", "sign", "noisy"):
+        way = bpl.Feedback(feedback).transition
+        assert (run.back_through(way)[2].vjp(steps[2].c) == own.back_through(way)[0].vjp(steps[2].c)).all()
+        assert (run.back_through(way).vjp(run.c)[2] == own.back_through(way).vjp(own.c)[0]).all()
+        full, swept = (bpl.BPLambda(unit, gamma=0.9, lam=0.7, trace=t, feedback=feedback) for t in ("full", "sweep"))
+        carry, total = full.init(3, 6), 0
+        for step in steps:
+            arguments = (step.transition, step.c, step.end, theta)
+            gradient = full.collect(carry, *arguments)
+            total = total if gradient is None else total + gradient
+            carry, *_ = full.step(carry, *arguments)
+        assert off(swept.finish({}, run, theta)["theta"], total) < 1e-12
+
+
 def test_wrong_use():
     circuit, readout, unit, data, _ = case("adapting")
     with pytest.raises(bpl.ValidationError, match="same name"):
-        bpl.compare(circuit, readout, data, [bpl.BPTT(circuit), bpl.BPTT(circuit)])
+        bpl.compare(circuit, readout, data, [bpl.rules.BPTT(circuit), bpl.rules.BPTT(circuit)])
     with pytest.raises(bpl.ValidationError, match="Rule"):
         bpl.compare(circuit, readout, data, {"a": 3})
     with pytest.raises(bpl.ValidationError, match="another circuit"):
-        bpl.compare(circuit, readout, data, [bpl.BPTT(bpl.Circuit("linear", 4, 2))])
+        bpl.compare(circuit, readout, data, [bpl.rules.BPTT(bpl.Circuit("linear", 4, 2))])
     late = bpl.Trainer(circuit, readout, bpl.BPLambda(unit), error_delay=1)
     with pytest.raises(bpl.ValidationError, match="error_delay"):
-        bpl.PassiveRules(late, [bpl.BPTT(circuit)])
+        bpl.PassiveRules(late, [bpl.rules.BPTT(circuit)])
     trainer = bpl.Trainer(circuit, readout, bpl.BPLambda(unit))
     with pytest.raises(bpl.ValidationError, match="train first"):
-        bpl.PassiveRules(trainer, [bpl.BPTT(circuit)]).result()
+        bpl.PassiveRules(trainer, [bpl.rules.BPTT(circuit)]).result()
     assert set(RULES) == {rule.name for rule in RULES.values()}

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import run_script
 
 import bpl_neuro as bpl
 from bpl_neuro import storage
@@ -19,11 +20,11 @@ from bpl_neuro.experiment import run_simulation
 SCRIPT = """
 import sys
 import bpl_neuro as bpl
-from test_biology import SIZES, TEXT
+from biology import SIZES, TEXT
 
 out, slow = sys.argv[1], len(sys.argv) > 2
 import os, time
-task = bpl.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=8)
+task = bpl.tasks.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=8)
 circuit = bpl.Circuit(bpl.Model.from_toml(TEXT), SIZES, 4, seed=0)
 rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, trace="local")
 trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2, seed=1), rule, schedule="step", seed=3)
@@ -33,15 +34,15 @@ print("ready", flush=True)
 pause = [lambda trainer, outcome: time.sleep(0.02)] if slow else []
 often = {"checkpoint": out + "/c.npz", "checkpoint_every": 3}
 trainer.fit(task, epochs=4, batch_size=2, progress=False, callbacks=pause, **often)
-circuit.save(out + "/final.npz")
+trainer.trained_circuit().save(out + "/final.npz")
 """
 
 
-def start(folder, *arguments):
+def start(folder):
+    """The script as a process that may be killed; slow."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), *arguments], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", SCRIPT, str(folder), "slow"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def final(folder):
@@ -51,22 +52,23 @@ def final(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    assert start(folder).wait() == 0
+    run_script(SCRIPT, folder)
     return final(folder)
 
 
 def kill_and_resume(folder, after, expected):
-    process = start(folder, "slow")
+    process = start(folder)
     assert process.stdout.readline() == "ready\n"
     time.sleep(after)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "final.npz").exists()
-    assert start(folder).wait() == 0
+    run_script(SCRIPT, folder)
     assert (final(folder) == expected).all()
     assert [p.name for p in folder.iterdir() if not p.name.startswith(".")] != []
 
 
+@pytest.mark.stage
 @pytest.mark.parametrize("after", [0.0, 0.33])
 def test_killed_and_resumed(tmp_path, uninterrupted, after):
     kill_and_resume(tmp_path, after, uninterrupted)
@@ -81,7 +83,7 @@ def test_killed_at_twenty_random_moments(tmp_path, uninterrupted, moment):
 TINY = {"batches": 20, "learning_epochs": 1, "batches_per_epoch": 5, "units": 5, "seeds": 2, "lams": [0.0, 1.0]}
 
 
-def test_a_simulation_interrupted_between_jobs_resumes_to_the_same_summary(tmp_path, monkeypatch):
+def test_a_simulation_interrupted_between_jobs_resumes_to_the_same_summary(tmp_path, monkeypatch, undrawn):
     whole = run_simulation("target-reaching", settings=TINY, out=tmp_path / "whole")
     original, calls = storage.write_arrays, []
 
@@ -139,7 +141,7 @@ def test_a_really_full_disk(tmp_path):
         (tmp_path / "filler").write_bytes(b"x" * (40 * 1024))
         with pytest.raises(bpl.BplError, match="No space left"):
             for _ in range(3):
-                trainer.losses = trainer.losses + [0.123456789] * 3000
+                trainer.state.log.losses += [0.123456789] * 3000
                 trainer.save(tmp_path / "c.npz")
         (tmp_path / "filler").unlink()
         trainer.restore(tmp_path / "c.npz")

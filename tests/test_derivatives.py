@@ -12,9 +12,11 @@ from truth import MODELS, of_plastic, off
 import bpl_neuro as bpl
 from bpl_neuro import reference
 from bpl_neuro.circuit.losses import LOSSES
-from bpl_neuro.circuit.transition import parameter_gradient
+from bpl_neuro.circuit.trajectory import stack, unroll
 from bpl_neuro.model.codegen import array_function
-from bpl_neuro.model.functions import ALLOWED_FUNCTIONS, stabilise
+from bpl_neuro.model.derivative import derivative
+from bpl_neuro.model.functions import FUNCTIONS, written_functions
+from bpl_neuro.model.stable import stabilise
 
 SUBSET = """
 [populations.a]
@@ -99,14 +101,12 @@ def test_within_touches_the_own_neuron_only(setting):
 def test_parameter_gradient(setting):
     circuit, s, x, transition, rng = setting
     v = rng.normal(size=(4, circuit.n))
-    psi, state = circuit.psi, circuit.state(s)
+    state = circuit.state(s)
 
     def value(p):
-        circuit.psi = p
-        return float((circuit.step(state, x).new.s * v).sum())
+        return float((circuit.with_psi(p).step(state, x).new.s * v).sum())
 
-    expected = reference.finite_difference(value, psi.copy(), step=1e-6)
-    circuit.psi = psi
+    expected = reference.finite_difference(value, circuit.psi.copy(), step=1e-6)
     assert off(transition.parameter_gradient(v), of_plastic(circuit, expected)) < 1e-7
 
 
@@ -132,9 +132,30 @@ def test_between_is_what_the_definition_says(setting):
 def test_a_whole_row_of_steps_gives_the_sum_of_their_parameter_gradients(setting):
     circuit, s, x, transition, rng = setting
     other = circuit.step(circuit.state(s[::-1]), 2 * x)
-    v, w = rng.normal(size=(2, 4, circuit.n))
-    found = parameter_gradient([transition, other], [v, w])
-    assert off(found, transition.parameter_gradient(v) + other.parameter_gradient(w)) < 1e-12
+    credits = rng.normal(size=(2, 4, circuit.n))
+    both = stack([transition, other], np.zeros((2, 4, circuit.n)), np.zeros((2, 4), bool))
+    expected = transition.parameter_gradient(credits[0]) + other.parameter_gradient(credits[1])
+    assert off(both.parameter_gradient(credits), expected) < 1e-12
+
+
+def test_steps_that_are_linearised_together_are_the_steps_one_by_one(setting):
+    """Every factor, every product and where trials begin again, of both ways to make a trajectory."""
+    circuit, s, x, _, rng = setting
+    xs = np.stack([x, 2 * x])
+    end = np.array([[True, False, True, False], [True] * 4])
+    together = unroll(circuit, circuit.state(s), xs, end)
+    now, steps = circuit.state(s), []
+    for x_t, end_t in zip(xs, end, strict=True):
+        steps.append(circuit.step(now, x_t))
+        now = circuit.reset(steps[-1].new, end_t)
+    v = rng.normal(size=(4, circuit.n))
+    for one in (together, stack(steps, 0 * together.c, end)):
+        assert len(one) == 2
+        for t, step in enumerate(steps):
+            assert off(one[t].new.s, step.new.s) < 1e-13 and off(one[t].jacobian(), step.jacobian()) < 1e-12
+            parts = circuit.wiring.split(v)
+            assert off(circuit.wiring.join(one.back(t, parts)), step.vjp(v)) < 1e-12
+            assert off(one[t].parameter_gradient(v), step.parameter_gradient(v)) < 1e-12
 
 
 def test_rate_credit(setting):
@@ -167,14 +188,11 @@ def test_losses_and_the_readout(loss):
     target = rng.integers(0, 3, 5) if loss == "labels" else rng.dirichlet(np.ones(3), 5)
     weight = rng.random(5)
     _, c, gradient, _ = readout.credit(state, target, weight)
-    phi = readout.phi
 
     def by_phi(p):
-        readout.phi = p
-        return float(readout.credit(state, target, weight)[0].sum())
+        return float(readout.with_phi(p).credit(state, target, weight)[0].sum())
 
-    assert off(gradient, reference.finite_difference(by_phi, phi.copy())) < 1e-7
-    readout.phi = phi
+    assert off(gradient, reference.finite_difference(by_phi, readout.phi.copy())) < 1e-7
 
     def by_state(flat):
         return float(readout.credit(circuit.state(flat.reshape(state.s.shape)), target, weight)[0].sum())
@@ -192,19 +210,24 @@ def test_losses_at_large_outputs_stay_finite():
 #: what each function is, by others than ours
 KNOWN = {
     "abs": abs, "clip": lambda x, a, b: min(max(x, a), b), "exprel": lambda x: mpmath.expm1(x) / x,
-    **{name: getattr(np, name) for name in ALLOWED_FUNCTIONS if name not in ("abs", "clip", "exprel")},
+    "relu": lambda x: max(x, 0), "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)), "erf": mpmath.erf,
+    "softplus": lambda x: mpmath.log(1 + mpmath.exp(x)), "where": lambda x, a, b: a if x else b,
 }  # fmt: skip
+KNOWN |= {name: getattr(np, name) for name in written_functions() if name not in KNOWN}
 
 
-@pytest.mark.parametrize("name", ALLOWED_FUNCTIONS)
+@pytest.mark.parametrize("name", written_functions())
 def test_allowed_functions(name):
-    count, build = ALLOWED_FUNCTIONS[name]
-    symbols = sp.symbols(f"x0:{count}", real=True)
-    expr = build(*symbols)
-    f = array_function("f", [symbols], [expr, *(expr.diff(s) for s in symbols)], np)
+    symbols = sp.symbols(f"x0:{FUNCTIONS[name].arguments}", real=True)
+    expr = FUNCTIONS[name].form(*symbols)
+    f = array_function("f", [symbols], [expr, *(derivative(expr, s) for s in symbols)], np)
     inside = [(0.3,), (0.7,), (0.02,)]
     points = {
-        "clip": [(0.3, 0.1, 0.9), (0.05, 0.1, 0.9), (0.95, 0.1, 0.9), (-2.0, -3.0, -1.0)],
+        "clip": [(0.3, 0.1, 0.9), (0.05, 0.1, 0.9), (0.95, 0.1, 0.9), (-2.0, -3.0, -1.0)]
+        + [(x, 0.9, 0.1) for x in (-0.3, 0.05, 0.4, 1.3)],  # bounds that cross: the upper one, wherever x is
+        "maximum": [(0.3, 0.1), (-0.3, 0.1)],
+        "minimum": [(0.3, 0.1), (-0.3, 0.1)],
+        "where": [(1.0, 0.3, 0.7), (0.0, 0.3, 0.7)],
         **{key: [*inside, (40.0,)] for key in ("log", "log10", "sqrt")},
         **{key: [*inside, (-0.4,)] for key in ("arcsin", "arccos", "log1p")},
     }.get(name, [*inside, (-0.4,), (-3.0,), (2.9,)])
@@ -227,12 +250,18 @@ def test_allowed_functions(name):
         ("abs", (-0.0,), (0,)),
         ("sign", (0.0,), (0,)),
         ("exprel", (0.0,), (0.5,)),
+        ("clip", (0.2, 0.5, 0.5), (0, 0, 1)),  # bounds that meet: the upper one
+        ("clip", (0.5, 0.5, 0.5), (0, 0, 1)),
+        ("relu", (0.0,), (0,)),
+        ("maximum", (0.3, 0.3), (0, 1)),  # as for clip: the second is the bound
+        ("minimum", (0.3, 0.3), (0, 1)),
+        ("sqrt", (1.0,), (0.5,)),
     ],
 )
 def test_values_at_kinks(name, point, slopes):
-    count, build = ALLOWED_FUNCTIONS[name]
-    symbols = sp.symbols(f"x0:{count}", real=True)
-    f = array_function("f", [symbols], [build(*symbols).diff(s) for s in symbols], np)
+    symbols = sp.symbols(f"x0:{FUNCTIONS[name].arguments}", real=True)
+    expr = FUNCTIONS[name].form(*symbols)
+    f = array_function("f", [symbols], [derivative(expr, s) for s in symbols], np)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = f([np.array([p]) for p in point])
@@ -256,8 +285,7 @@ def test_a_decay_of_exactly_zero():
     """dr/dt = −a u r + …, with u = 0: exponential Euler divides by the decay only in its textbook form."""
     model = bpl.Model.from_equations(rate="r", dt="1*ms", **TEXTS["a decay that passes 0"])
     circuit = bpl.Circuit(model, 3, 2)
-    circuit.psi = np.zeros_like(circuit.psi)
-    circuit.weights["input->cortex"][...] = np.eye(3, 2)
+    circuit = circuit.with_psi(0 * circuit.psi).with_weights("input->cortex", np.eye(3, 2))
     s = np.random.default_rng(0).normal(size=(3, 3))
     x = np.array([[0.0, 0.0], [1e-9, -1e-9], [1e-5, 1e-3]])
     with warnings.catch_warnings():
@@ -268,8 +296,7 @@ def test_a_decay_of_exactly_zero():
     v = np.ones((3, 3))
 
     def by_weights(p):
-        circuit.psi = p
-        return float(circuit.step(circuit.state(s), x).new.s.sum())
+        return float(circuit.with_psi(p).step(circuit.state(s), x).new.s.sum())
 
     expected = reference.finite_difference(by_weights, circuit.psi.copy())
     assert off(transition.parameter_gradient(v), expected) < 1e-7
@@ -287,18 +314,16 @@ def test_the_synthesisers_derivatives(equation, keywords):
     unit = bpl.Synthesiser(circuit, **keywords)
     rng = np.random.default_rng(0)
     z = unit.z(circuit.step(circuit.state(rng.normal(size=(4, circuit.n))), rng.normal(size=(4, 2))))
-    theta, v = rng.normal(size=(unit.n, unit.m)) * 0.4, rng.normal(size=(4, unit.n))
-    expected = reference.finite_difference(
-        lambda flat: float((v * unit(z, flat.reshape(theta.shape))[0]).sum()), theta.reshape(-1)
-    )
-    assert off(unit.gradient(v, unit(z, theta)).reshape(-1), expected) < 1e-7
+    theta, v = rng.normal(size=unit.n * unit.m) * 0.4, rng.normal(size=(4, unit.n))
+    expected = reference.finite_difference(lambda flat: float((v * unit(z, flat)[0]).sum()), theta)
+    assert off(unit.gradient(v, unit(z, theta)), expected) < 1e-7
 
 
 def test_sigmoid_and_softplus_never_overflow():
     x = sp.Symbol("x", real=True)
     for text in (1 / (1 + sp.exp(-x)), 1 / (1 + sp.exp(3 * x)) ** 2, sp.log(1 + sp.exp(x))):
         expr = stabilise(text)
-        f = array_function("f", [[x]], [expr, expr.diff(x)], np)
+        f = array_function("f", [[x]], [expr, derivative(expr, x)], np)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             values = f([np.array([-1000.0, -3.0, 0.0, 3.0, 1000.0])])
@@ -306,17 +331,6 @@ def test_sigmoid_and_softplus_never_overflow():
         for k, point in enumerate((-3.0, 0.0, 3.0)):
             assert values[0][k + 1] == pytest.approx(float(text.subs(x, point)), rel=1e-12)
             assert values[1][k + 1] == pytest.approx(float(text.diff(x).subs(x, point)), rel=1e-12)
-
-
-@pytest.mark.parametrize("x", [0.0, 1e-12, -1e-6, 1e-4, -5e-3, 9.9e-3, 1.1e-2, 0.5, -3.0])
-def test_exprel_and_its_derivative_to_high_precision(x):
-    s = sp.Symbol("s", real=True)
-    expr = ALLOWED_FUNCTIONS["exprel"][1](s)
-    value, slope = array_function("f", [[s]], [expr, expr.diff(s)], np)([np.array([x])])
-    with mpmath.workdps(200):
-        z = mpmath.mpf(x) if x else mpmath.mpf(10) ** -40
-        assert value[0] == pytest.approx(float(mpmath.expm1(z) / z), rel=1e-14)
-        assert slope[0] == pytest.approx(float((mpmath.exp(z) * (z - 1) + 1) / z**2), rel=1e-11)
 
 
 def test_the_lstm_against_its_textbook_formulas():

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sympy as sp
-from test_bad_input import BASE, TAU, batch, changed, circuit, equations, guarded, parts, toml
+from wrong_inputs import BASE, TAU, batch, changed, circuit, equations, guarded, parts, toml
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
@@ -95,7 +95,7 @@ ARGUMENTS = {
     "`seed`": lambda: circuit(seed="a"), "`seed`.": lambda: circuit(seed=-1), "`radius`": lambda: circuit(radius="1"),
     "`input_scale`": lambda: circuit(input_scale=None), "`parameters`": lambda: circuit(parameters=[1]),
     "`parameters` tau": lambda: circuit(parameters={"tau": ["a", "b", "c"]}),
-    "`psi`": lambda: setattr(circuit(), "psi", np.full(18, np.nan)), "`psi`.": lambda: setattr(circuit(), "psi", "abc"),
+    "`psi`": lambda: circuit().with_psi(np.full(18, np.nan)), "`psi`.": lambda: circuit().with_psi("abc"),
     "`loss`": lambda: bpl.Readout(circuit(), 2, ["squared_error"]),
     "`population`": lambda: bpl.Readout(circuit(), 2, population=["cortex"]),
     "`x`": lambda: bpl.Batch([[[1, 2]], [[1]]], X), "`mask`": lambda: batch(mask=np.full((2, 4), "a")),
@@ -109,8 +109,8 @@ ARGUMENTS = {
     "`noise`": lambda: bpl.batch_updates(P[0], P[1], bpl.BPLambda(P[2]), batch(), noise="a"),
     "`beta1`": lambda: bpl.Adam(beta1="a"), "`norm`": lambda: bpl.Clip(bpl.SGD(1.0), "a"),
     "`half_life`": lambda: bpl.ExponentialDecay(1.0, "a"), "`steps`": lambda: bpl.CosineDecay(1.0, "a"),
-    "`held_out`": lambda: bpl.ArrayTask(batch(), held_out="a"), "`data`": lambda: bpl.ArrayTask(X),
-    "`projection`": lambda: circuit().silence("a->b"),
+    "`validation`": lambda: bpl.ArrayTask(batch(), validation="a"), "`data`": lambda: bpl.ArrayTask(X),
+    "`projection`": lambda: circuit().silenced("a->b"),
     "`optimiser`": lambda: bpl.Trainer(P[0], P[1], bpl.BPLambda(P[2]), optimiser=3),
 }  # fmt: skip
 

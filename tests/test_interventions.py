@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_biology import SIZES, TEXT
+from biology import SIZES, TEXT
 from truth import off
 
 import bpl_neuro as bpl
@@ -10,7 +10,7 @@ from bpl_neuro import interventions, reference
 from bpl_neuro.backend import NumpyBackend
 from bpl_neuro.train.optimisers import rate_at
 
-TASK = bpl.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=5)
+TASK = bpl.tasks.TargetReaching(patterns=3, steps=6, input_size=4, batches_per_epoch=5)
 NAMES = ("psi", "phi", "theta")
 
 
@@ -48,13 +48,13 @@ def test_a_fork_from_the_past_is_the_run_as_it_was(trial):
     fit(fork, 13)
     for name in NAMES:
         assert (whole.parameter(name) == fork.parameter(name)).all(), name
-    assert fork.history == whole.history and (fork.noise_rng.random() == whole.noise_rng.random())
+    assert fork.history == whole.history and (fork.state.noise.random() == whole.state.noise.random())
 
 
 def test_a_fork_goes_back_no_further_than_the_latest_fit():
     whole = fit(fit(trainer(), 5), 9)
     fork = whole.fork(trial=12)
-    assert fork.batches == 6 and (fork.circuit.psi == fit(trainer(), 6).circuit.psi).all()
+    assert fork.batches == 6 and (fork.parameter("psi") == fit(trainer(), 6).parameter("psi")).all()
     for trial, message in ((8, "from 10 to 18"), (13, "nearest is 12"), (20, "from 10 to 18"), ("x", "number")):
         with pytest.raises(bpl.ValidationError, match=message):
             whole.fork(trial=trial)
@@ -63,7 +63,7 @@ def test_a_fork_goes_back_no_further_than_the_latest_fit():
 
 
 def test_each_fork_has_its_own_curriculum():
-    task = bpl.CopyRepeat(batches_per_epoch=3, threshold=1.1)  # passes every batch
+    task = bpl.tasks.CopyRepeat(batches_per_epoch=3, threshold=1.1)  # passes every batch
     circuit = bpl.Circuit("lstm", 5, task.input_size, seed=0)
     readout = bpl.Readout(circuit, task.output_size, task.loss, seed=1)
     first = bpl.Trainer(circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit), trace="sweep"))
@@ -73,7 +73,7 @@ def test_each_fork_has_its_own_curriculum():
     for it in (first, past, fork):  # one task, taken to where each of them stands
         it.fit(task, stop_at=7, **common)
     assert first.losses == fork.losses == past.losses and len(first.losses) == 7
-    assert (first.circuit.psi == past.circuit.psi).all()
+    assert (first.parameter("psi") == past.parameter("psi")).all()
 
 
 @pytest.mark.parametrize("what", [*interventions.INTERVENTIONS, "clamp:exc:0,2:0.4", "silence:inh->exc"])
@@ -82,11 +82,11 @@ def test_a_checkpoint_keeps_interventions(tmp_path, what):
     changed.save(tmp_path / "c.npz")
     restored = trainer().restore(tmp_path / "c.npz")
     fit(changed, 12), fit(restored, 12)
-    assert changed.losses == restored.losses and (changed.circuit.psi == restored.circuit.psi).all()
+    assert changed.losses == restored.losses and (changed.parameter("psi") == restored.parameter("psi")).all()
     assert (changed.theta == restored.theta).all()
-    changed.circuit.save(tmp_path / "circuit.npz")
+    changed.trained_circuit().save(tmp_path / "circuit.npz")
     x = np.ones((2, 5, 4))
-    assert (bpl.Circuit.load(tmp_path / "circuit.npz").run(x)[0] == changed.circuit.run(x)[0]).all()
+    assert (bpl.Circuit.load(tmp_path / "circuit.npz").run(x)[0] == changed.run(x)[0]).all()
     untouched = fit(trainer(), 5)
     untouched.save(tmp_path / "c.npz")
     again = (
@@ -107,7 +107,7 @@ def test_a_fork_shares_nothing():
     before = {name: first.parameter(name).copy() for name in NAMES}
     fork = interventions.lesion_synthesiser(first.fork())
     fit(fork, 15)
-    assert first.rule.pathway is None and "theta" in first.optimisers
+    assert first.state.pathway is None and "theta" not in first.state.frozen and "theta" in first.state.moments
     for name in NAMES:
         assert (first.parameter(name) == before[name]).all()
 
@@ -122,8 +122,8 @@ def test_after_an_intervention_the_trials_and_the_noise_are_the_same(name):
             TASK, epochs=4, batch_size=2, stop_at=9, progress=False,
             watch=lambda step, inputs=inputs: inputs.append(step.transition.x),
         )  # fmt: skip
-        noise = t.noise_rng.bit_generator.state
-        seen[len(seen)] = (np.stack(inputs), noise, t.circuit.psi)
+        noise = t.state.noise.bit_generator.state
+        seen[len(seen)] = (np.stack(inputs), noise, t.parameter("psi"))
     assert (seen[0][0] == seen[1][0]).all() and seen[0][1] == seen[1][1]
     if name != "freeze":
         assert (seen[0][2] != seen[1][2]).any()
@@ -143,7 +143,8 @@ def test_a_lesion_leaves_the_immediate_gradient_alone():
 def test_scrambling_and_rotating_keep_the_norm():
     for change in (interventions.scramble_synthesiser, interventions.rotate_synthesiser):
         t = change(fit(trainer(), 5), seed=2)
-        Q = t.rule.pathway
+        Q = t.state.pathway
+        assert t.settled_rule.pathway is Q and t.rule.pathway is None
         np.testing.assert_allclose(Q @ Q.T, np.eye(len(Q)), atol=1e-12)
         assert off(Q, np.eye(len(Q))) > 0.5
 
@@ -151,7 +152,7 @@ def test_scrambling_and_rotating_keep_the_norm():
 def test_clamped_units_stay_and_pass_nothing_on():
     t = trainer(text=TEXT.replace("sigma = 0.2", "sigma = 0"))
     interventions.clamp_units(t, "exc", [1, 3], 0.25)
-    circuit = t.circuit
+    circuit = t.trained_circuit()
     states, _ = circuit.run(np.random.default_rng(0).normal(size=(2, 5, 4)))
     exc = circuit.population_states(states)["exc"]
     assert (exc[:, :, [1, 3], 0] == 0.25).all() and (exc[:, :, 0, 0] != 0.25).all()
@@ -159,15 +160,15 @@ def test_clamped_units_stay_and_pass_nothing_on():
     s, x = rng.normal(size=(2, circuit.n)), rng.normal(size=(2, 4))
     transition = circuit.step(circuit.state(s), x)
     assert off(transition.jacobian(), reference.finite_difference_jacobian(circuit, s, x)) < 1e-7
-    circuit.clamp("exc", [1, 3], None)
-    assert (circuit.population_states(circuit.run(np.ones((1, 3, 4)))[0])["exc"] != 0.25).all()
+    interventions.clamp_units(t, "exc", [1, 3], None)
+    assert (circuit.population_states(t.run(np.ones((1, 3, 4)))[0])["exc"] != 0.25).all()
 
 
 def test_a_silenced_projection_stays_silent():
     t = interventions.silence_projection(fit(trainer(optimiser=bpl.Adam(0.05)), 5), "inh->exc")
     fit(t, 15)
-    assert not t.circuit.weights["inh->exc"].any()
-    assert t.circuit.weights["exc->inh"].any()
+    assert not t.weights["inh->exc"].any()
+    assert t.weights["exc->inh"].any()
 
 
 @pytest.mark.parametrize(
@@ -191,8 +192,21 @@ def test_reset_forgets_everything_but_the_weights():
     kept = {name: t.parameter(name) for name in NAMES}
     t.reset()
     assert t.batches == 0 and t.history == [] and t.losses == []
-    assert not any(moments["m"].any() for moments in t._moments.values())
-    assert all(t.parameter(name) is kept[name] for name in NAMES)
+    assert len(t.state.moments) == 3 and not any(moments["m"].any() for moments in t.state.moments.values())
+    assert all((t.parameter(name) == kept[name]).all() for name in NAMES)
+
+
+def test_reset_rewinds_the_noise_and_keeps_interventions():
+    t = interventions.silence_projection(interventions.lesion_synthesiser(fit(trainer(), 7)), "inh->exc")
+    assert t.state.noise.bit_generator.state != trainer().state.noise.bit_generator.state
+    t.reset()
+    assert t.state.noise.bit_generator.state == trainer().state.noise.bit_generator.state
+    assert "theta" in t.state.frozen and not t.state.pathway.any()
+    fresh = interventions.silence_projection(interventions.lesion_synthesiser(trainer()), "inh->exc")
+    fresh.set_parameters(**{name: t.parameter(name) for name in NAMES})
+    fit(t, 4), fit(fresh, 4)
+    assert t.losses == fresh.losses and all((t.parameter(name) == fresh.parameter(name)).all() for name in NAMES)
+    assert not t.weights["inh->exc"].any()
 
 
 def test_schedules():
@@ -230,20 +244,19 @@ def test_penalties_are_gradients_of_what_they_say():
     psi = circuit.psi.copy()
 
     def loss(p):
-        circuit.psi = p
-        rate = circuit.run(data.x)[1]
-        value = reference.trajectory(circuit, readout, data).loss + 0.5 * 0.3 * (rate**2).sum() / 3
-        weights = np.concatenate([v.reshape(-1) for k, v in circuit.weights.items() if not k.startswith("bias")])
+        moved = circuit.with_psi(p)
+        rate = moved.run(data.x)[1]
+        value = reference.slow_run(moved, readout, data).loss + 0.5 * 0.3 * (rate**2).sum() / 3
+        weights = np.concatenate([v.reshape(-1) for k, v in moved.weights.items() if not k.startswith("bias")])
         return value + 0.5 * 0.2 * (weights**2).sum()
 
     expected = reference.finite_difference(loss, psi.copy())
-    circuit.psi = psi
     t = bpl.Trainer(
         circuit, readout, bpl.BPLambda(bpl.Synthesiser(circuit)), optimiser={"psi": bpl.SGD(1.0)}, rate_penalty=0.3,
         weight_penalty=0.2,
     )  # fmt: skip
     t.train_batch(data)
-    assert off(psi - circuit.psi, expected) < 1e-6
+    assert off(psi - t.parameter("psi"), expected) < 1e-6
 
 
 def learned(dt, loss, seconds=0.2):
@@ -259,7 +272,7 @@ def learned(dt, loss, seconds=0.2):
     x = np.stack([np.sin(40 * t), np.cos(25 * t)], axis=-1)[None]
     y = np.stack([np.cos(10 * t), t], axis=-1)[None]
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma="50*ms", lam="80*ms", trace="sweep", continuous_time=loss)
-    theta = np.random.default_rng(2).normal(size=(5, 6)) * 0.1
+    theta = np.random.default_rng(2).normal(size=30) * 0.1
     return bpl.batch_updates(circuit, readout, rule, bpl.Batch(x, y), theta).gradients
 
 

@@ -30,6 +30,7 @@ def assert_small(found):
     assert {key: v for key, v in found.items() if v["spilled"] or v["registers"] > 128} == {}
 
 
+@pytest.mark.stage
 @needs_nvrtc
 def test_the_kernels_of_a_model(tmp_path):
     found = compiled(tmp_path, ["lstm"])

@@ -1,6 +1,7 @@
-"""Imports run one way, and reference.py knows no rule and no trace."""
+"""Imports run one way, test files import no test file, and reference.py knows no rule and no trace."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_imports_run_one_way(path):
 
 def test_the_reference_imports_no_rule():
     assert not [name for name in imported(PACKAGE / "reference.py") if "rules" in name or "loop" in name]
+
+
+def test_no_test_file_imports_another():
+    """What tests share lies in modules without tests; the scripts that tests run in other processes count too."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"\b(?:from|import)\s+test_\w+", text), path.name
+        if not path.name.startswith("test_"):
+            assert not re.findall(r"^(?:def|class) [tT]est\w*", text, re.MULTILINE), path.name
 
 
 def test_cupy_is_imported_by_its_backend_only():

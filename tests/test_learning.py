@@ -11,7 +11,7 @@ def summary(folder):
     return json.loads((folder.path / "summary.json").read_text())
 
 
-def test_one_pattern_is_learned_at_every_step(tmp_path):
+def test_one_pattern_is_learned_at_every_step(tmp_path, undrawn):
     """One pattern, radius .95, Adam 1e-3, 3000 batches, λ = 1: cosine ≥ .99 at every step."""
     found = summary(run_simulation("target-reaching", size="quick", out=tmp_path / "run"))
     steps = [value for key, value in found.items() if key.startswith("alignment.lam=1.step=")]

@@ -6,7 +6,7 @@ from helpers import TEXTS
 from truth import MODELS, case, off
 
 import bpl_neuro as bpl
-from bpl_neuro.train.loop import run_batch
+from bpl_neuro.train.loop import watched_steps
 
 
 def by_hand(circuit, readout, unit, data, theta, gamma, lam):
@@ -25,10 +25,8 @@ def by_hand(circuit, readout, unit, data, theta, gamma, lam):
         e[step.end] = 0
 
     rule = bpl.BPLambda(unit, gamma=gamma, lam=lam, trace="full")
-    run_batch(
-        circuit, readout, rule, data, theta, lambda name, gradient: theta if name == "theta" else None, watch=watch
-    )
-    return total
+    watched_steps(circuit, readout, rule, data, theta, keep=False, watch=watch)
+    return total.ravel()
 
 
 def error(model):
@@ -48,15 +46,32 @@ def test_states_that_are_made_of_each_other(name):
     assert error(bpl.Model.from_equations(rate="r", dt="1*ms", **TEXTS[name])) < 1e-10
 
 
-def test_a_piece_that_fails_leaves_the_stream_where_it_was():
+def test_a_piece_that_fails_loses_the_place_in_the_stream_but_no_parameter():
     circuit = bpl.Circuit("adapting", 4, 2, seed=0)
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=0.9, lam=0.8, trace="local")
-    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2), rule, schedule="step")
+    readout = bpl.Readout(circuit, 2)
+    trainer = bpl.Trainer(circuit, readout, rule, schedule="step")
     rng = np.random.default_rng(0)
     good, later = (bpl.Batch(rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), stream=True) for _ in range(2))
     trainer.train_batch(good)
-    before = [e.copy() for e in trainer._position.carry["trace"]["e"]]
+    kept, seen = trainer.fork(), []
+
+    def fail_at_3(step):
+        seen.append({name: step.parameter(name) for name in ("psi", "phi", "theta")})
+        1 // (3 - step.t)
+
     with pytest.raises(ZeroDivisionError):
-        trainer.train_batch(later, lambda step: 1 // (3 - step.t))
-    for now, then in zip(trainer._position.carry["trace"]["e"], before, strict=True):
-        assert (now == then).all()
+        trainer.train_batch(later, fail_at_3)
+    assert trainer.state.position is None and kept.state.position is not None
+    for name, value in seen[-1].items():  # as the last step left them
+        assert (trainer.parameter(name) == value).all(), name
+    # From here it begins a stream anew, as one with these weights would that has seen nothing.
+    fresh = bpl.Trainer(circuit, readout, rule, schedule="step", optimiser=bpl.SGD(0.1))
+    fresh.set_parameters(**seen[-1])
+    states = []
+    for other in (trainer, fresh):
+        other.train_batch(later, lambda step: states.append(step.transition.previous.s) if step.t == 1 else None)
+    assert (states[0] == states[1]).all()
+    # And a copy that was kept goes on from where it stood.
+    kept.train_batch(later, lambda step: states.append(step.transition.previous.s) if step.t == 1 else None)
+    assert (states[2] != states[0]).any()

@@ -1,5 +1,6 @@
 """Deliberately wrong variants of the rule must fail the very checks that the right one passes."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from truth import case, error_of_online_learning, error_of_summed_updates
 
 import bpl_neuro as bpl
 from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.train.state import copied
 
 GAMMA, LAM = 0.9, 0.7
 #: far above the 1e-10 that the right rule is held to
@@ -22,22 +24,26 @@ class Wrong(bpl.BPLambda):
 
 
 class KappaInTarget(Wrong):
-    def step(self, carry, transition, c, end, theta, learn):
-        self.gamma *= self.sg_weight
-        try:
-            return super().step(carry, transition, c, end, theta, learn)
-        finally:
-            self.gamma /= self.sg_weight
+    def td_error(self, *arguments):
+        other = copy.copy(self)
+        other.gamma *= self.sg_weight
+        return bpl.BPLambda.td_error(other, *arguments)
 
 
 class NoLoss(Wrong):
-    def step(self, carry, transition, c, end, theta, learn):
-        return super().step(carry, transition, 0 * c, end, theta, learn)
+    def collect(self, carry, transition, c, end, theta):
+        return super().collect(carry, transition, 0 * c, end, theta)
+
+    def step(self, carry, transition, c, end, theta):
+        return super().step(carry, transition, 0 * c, end, theta)
 
 
 class EndIgnored(Wrong):
-    def step(self, carry, transition, c, end, theta, learn):
-        return super().step(carry, transition, c, np.zeros_like(end), theta, learn)
+    def collect(self, carry, transition, c, end, theta):
+        return super().collect(carry, transition, c, np.zeros_like(end), theta)
+
+    def step(self, carry, transition, c, end, theta):
+        return super().step(carry, transition, c, np.zeros_like(end), theta)
 
 
 class WrongDecay(Wrong):
@@ -49,12 +55,10 @@ class WrongDecay(Wrong):
 class TraceBeforeUse(Wrong):
     """δ_{t−1} meets e_t instead of e_{t−1}."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        z = self.synthesiser.z(transition)
-        ahead = self.trace.step(carry["trace"], transition, self.synthesiser(z, theta))
-        result = super().step(carry | {"trace": ahead}, transition, c, end, theta, learn)
-        result[0]["trace"] = self.trace.restart(ahead, end)
-        return result
+    def collect(self, carry, transition, c, end, theta):
+        response = self.synthesiser(self.synthesiser.z(transition), theta)
+        ahead = self.trace.step(copied(carry["trace"]), transition, response)
+        return super().collect(carry | {"trace": ahead}, transition, c, end, theta)
 
 
 class WrongJacobian(Wrong):
@@ -62,8 +66,11 @@ class WrongJacobian(Wrong):
 
     part = "both"
 
-    def step(self, carry, transition, c, end, theta, learn):
-        return super().step(carry, Tampered(transition, self.part), c, end, theta, learn)
+    def collect(self, carry, transition, c, end, theta):
+        return super().collect(carry, Tampered(transition, self.part), c, end, theta)
+
+    def step(self, carry, transition, c, end, theta):
+        return super().step(carry, Tampered(transition, self.part), c, end, theta)
 
 
 class OnlyWithin(WrongJacobian):
@@ -98,20 +105,20 @@ class Tampered(Transition):
         return self.J.copy()
 
 
-class StaleTheta(Wrong):
+class Remembering(Wrong):
+    """Has θ as the update of the step before left it, which is θ before the update of this one."""
+
+    def step(self, carry, transition, c, end, theta):
+        new, signals, gradient = super().step(carry, transition, c, end, theta)
+        return new | {"theta": theta, "older": carry.get("theta", theta)}, signals, gradient
+
+
+class StaleTheta(Remembering):
     """g(s_{t−1}) with θ as it was before the last update."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        older = carry.pop("theta", theta)
-        shift = carry["z"] @ (theta - older).T * carry["started"][:, None]
-        # δ with the older θ is δ plus the difference of the two predictions.
-        trace, original = self.trace, self.trace.collect
-        trace.collect = lambda held, delta: original(held, delta + shift)
-        try:
-            new, signals, gradient = super().step(carry, transition, c, end, theta, learn)
-        finally:
-            trace.collect = original
-        return new | {"theta": theta}, signals, gradient
+    def td_error(self, carry, transition, c, end, theta):
+        fresh, stale = (self.synthesiser(carry["z"], used).g for used in (theta, carry.get("older", theta)))
+        return super().td_error(carry, transition, c, end, theta) + carry["started"][:, None] * (fresh - stale)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +129,14 @@ class StaleTheta(Wrong):
 @pytest.mark.parametrize("model", ["adapting", "lstm"])
 def test_the_forward_view_catches(model, wrong):
     circuit, readout, unit, data, theta = case(model, "gaps")
-    rule = wrong(unit, gamma=GAMMA, lam=LAM, sg_weight=0.5)
+    rule = wrong(unit, gamma=GAMMA, lam=LAM, sg_weight=0.5, trace="full")
     assert error_of_summed_updates(rule, circuit, readout, unit, data, theta, GAMMA, LAM) > CAUGHT
 
 
 @pytest.mark.parametrize("model", ["adapting", "lstm"])
 def test_the_forward_view_catches_a_wrong_lambda(model):
     circuit, readout, unit, data, theta = case(model, "gaps")
-    rule = bpl.BPLambda(unit, gamma=GAMMA, lam=LAM + 0.02)
+    rule = bpl.BPLambda(unit, gamma=GAMMA, lam=LAM + 0.02, trace="full")
     assert error_of_summed_updates(rule, circuit, readout, unit, data, theta, GAMMA, LAM) > CAUGHT
 
 
@@ -137,40 +144,35 @@ def test_the_forward_view_catches_a_wrong_lambda(model):
 def test_equality_at_lambda_zero_catches_a_stale_theta(model):
     circuit, readout, unit, data, theta = case(model, T=8)
     arguments = (circuit, readout, unit, data, theta, 0.95, 0.0, 0.1)
-    assert error_of_online_learning(bpl.BPLambda(unit, gamma=0.95, lam=0.0), *arguments) < 1e-10
-    assert error_of_online_learning(StaleTheta(unit, gamma=0.95, lam=0.0), *arguments) > CAUGHT
+    right, wrong = (rule(unit, gamma=0.95, lam=0.0, trace="full") for rule in (bpl.BPLambda, StaleTheta))
+    assert error_of_online_learning(right, *arguments) < 1e-10
+    assert error_of_online_learning(wrong, *arguments) > CAUGHT
 
 
 def test_the_slope_alone_would_not_catch_a_stale_theta():
     """Why the equality at λ = 0 is tested besides the slope."""
     circuit, readout, unit, data, theta = case("leaky_tanh", T=8)
     alphas = np.logspace(-5, -3, 5)
-    rule = StaleTheta(unit, gamma=0.95, lam=0.9)
+    rule = StaleTheta(unit, gamma=0.95, lam=0.9, trace="full")
     errors = [error_of_online_learning(rule, circuit, readout, unit, data, theta, 0.95, 0.9, a) for a in alphas]
     assert 0.9 < np.polyfit(np.log(alphas), np.log(errors), 1)[0] < 1.1
 
 
-class StaleCredit(Wrong):
+class StaleCredit(Remembering):
     """The circuit hears g(s_t) with the θ before this step's update."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        new, signals, _ = super().step(carry, transition, c, end, theta, learn)
-        g = self.synthesiser(self.synthesiser.z(transition), theta).g
+    def step(self, carry, transition, c, end, theta):
+        new, signals, _ = super().step(carry, transition, c, end, theta)
+        g = self.synthesiser(self.synthesiser.z(transition), new["older"]).g
         return new, signals, transition.parameter_gradient(c + self.sg_weight * ~end[:, None] * g)
 
 
 class CreditPastTheEnd(Wrong):
     """The circuit hears g(s_t) at a trial's last step too."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        latest = [theta]
-
-        def learned(gradient):
-            latest[0] = learn(gradient)
-            return latest[0]
-
-        new, signals, _ = super().step(carry, transition, c, end, theta, learned)
-        g = self.synthesiser(self.synthesiser.z(transition), latest[0]).g
+    def step(self, carry, transition, c, end, theta):
+        new, signals, _ = super().step(carry, transition, c, end, theta)
+        g = self.synthesiser(self.synthesiser.z(transition), theta).g
         return new, signals, transition.parameter_gradient(c + self.sg_weight * g)
 
 
@@ -185,31 +187,35 @@ class TraceCarriedOn(Wrong):
 class FirstStepNotSpared(Wrong):
     """A trial's first step has a δ, against the trial before."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        return super().step(carry | {"started": np.ones_like(end)}, transition, c, end, theta, learn)
+    def collect(self, carry, transition, c, end, theta):
+        return super().collect(carry | {"started": np.ones_like(end)}, transition, c, end, theta)
 
 
 class StaleSlope(Wrong):
     """∂g/∂θ is taken at the θ before this step's update."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        before = self.synthesiser(self.synthesiser.z(transition), theta).slope
-        trace, original = self.trace, self.trace.step
-        trace.step = lambda held, transition, now: original(held, transition, now._replace(slope=before))
-        try:
-            return super().step(carry, transition, c, end, theta, learn)
-        finally:
-            trace.step = original
+    def step(self, carry, transition, c, end, theta):
+        before = self.synthesiser(self.synthesiser.z(transition), carry.get("theta", theta)).slope
+        trace, other = copy.copy(self.trace), copy.copy(self)
+        trace.step = lambda held, transition, now: self.trace.step(held, transition, now._replace(slope=before))
+        other._trace = trace
+        new, signals, gradient = bpl.BPLambda.step(other, carry, transition, c, end, theta)
+        return new | {"theta": theta}, signals, gradient
 
 
 class StaleWeights(Wrong):
     """J is that of the step, but made with the weights of one step before."""
 
-    def step(self, carry, transition, c, end, theta, learn):
-        older = carry.pop("weights", transition.weights)
-        stale = replace(transition, weights=older)
-        new, signals, gradient = super().step(carry, stale, c, end, theta, learn)
-        return new | {"weights": transition.weights}, signals, gradient
+    def collect(self, carry, transition, c, end, theta):
+        return super().collect(carry, self.stale(carry, transition), c, end, theta)
+
+    def step(self, carry, transition, c, end, theta):
+        new, signals, gradient = super().step(carry, self.stale(carry, transition), c, end, theta)
+        # copies: what Ψ was is a buffer that a later update writes into
+        return new | {"weights": {key: W.copy() for key, W in transition.weights.items()}}, signals, gradient
+
+    def stale(self, carry, transition):
+        return replace(transition, weights=carry.get("weights", transition.weights))
 
 
 class Right(Wrong):
@@ -227,7 +233,7 @@ CAUGHT_AT = {
 def setting(model, rule):
     circuit, readout, unit, *_ = case(model)
     data, theta = with_trials(circuit, readout, unit, np.random.default_rng(3))
-    return rule(unit, gamma=GAMMA, lam=LAM, sg_weight=0.6), circuit, readout, unit, data, theta
+    return rule(unit, gamma=GAMMA, lam=LAM, sg_weight=0.6, trace="full"), circuit, readout, unit, data, theta
 
 
 @pytest.mark.parametrize(

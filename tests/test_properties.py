@@ -1,5 +1,7 @@
 """Properties that hold for whatever comes in: causality, order, additivity, reset, padding, types."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from helpers import TEXTS, learned_online, random_trials, with_trials
@@ -8,30 +10,22 @@ from hypothesis import strategies as st
 from truth import MODELS, case, off
 
 import bpl_neuro as bpl
-from bpl_neuro.train.loop import run_batch
+from bpl_neuro.train.loop import watched_steps
 
 ONLINE = ("full", "local", "leak")
 
 
 def updates_in_order(circuit, readout, rule, data, theta):
     """Every update of a per-step run, with the parameters moving at each one."""
-    current = {"theta": theta, "psi": circuit.psi.copy(), "phi": readout.phi.copy()}
-    start = (circuit.psi, readout.phi)
+    learner = bpl.Learner(
+        circuit, readout, rule, dict.fromkeys(("psi", "phi", "theta"), bpl.SGD(0.05)), bpl.Schedule(1)
+    )
     seen = []
 
-    def receive(name, gradient):
-        current[name] = current[name] - 0.05 * gradient
-        if name == "psi":
-            circuit.psi = current[name]
-        elif name == "phi":
-            readout.phi = current[name]
-        return current[name]
-
     def watch(step):
-        seen.append({name: value.copy() for name, value in current.items()})
+        seen.append({name: step.parameter(name) for name in ("psi", "phi", "theta")})
 
-    run_batch(circuit, readout, rule, data, theta, receive, watch=watch)
-    circuit.psi, readout.phi = start
+    bpl.run_batch(learner, learner.initial(theta=theta).replace(noise=None), data, watch=watch)
     return seen
 
 
@@ -79,7 +73,7 @@ def test_gradients_of_two_batches_add_up_to_that_of_both(trace):
 @given(st.floats(0.1, 10))
 def test_the_first_update_of_the_synthesiser_is_linear_in_the_loss(factor):
     circuit, readout, unit, data, _ = case("lstm", "gaps")
-    rule = bpl.BPLambda(unit, lam=0.9)
+    rule = bpl.BPLambda(unit, lam=0.9, trace="full")
     one = bpl.batch_updates(circuit, readout, rule, data).gradients["theta"]
     scaled = bpl.Batch(data.x, data.y, factor * data.mask, data.end)
     assert off(bpl.batch_updates(circuit, readout, rule, scaled).gradients["theta"], factor * one) < 1e-12
@@ -151,7 +145,7 @@ def test_the_order_of_trials_changes_nothing_online(order, seed):
     circuit, readout, unit, *_ = case("adapting", seed=seed)
     data, theta = with_trials(circuit, readout, unit, np.random.default_rng(seed), B=4)
     rates = {"psi": 0.05, "phi": 0.03, "theta": 0.05}
-    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace="full")
     one = learned_online(rule, circuit, readout, data, theta, rates)
     other = learned_online(rule, circuit, readout, data[np.array(order)], theta, rates)
     for name in one:
@@ -164,7 +158,7 @@ def test_the_mean_over_a_batch_weights_its_parts_by_their_trials(first, second, 
     """B g(both) = B₁ g(first) + B₂ g(second) with the 1/B of the mean, where everything is linear in c: at θ = 0."""
     circuit, readout, unit, *_ = case("threshold_linear", seed=seed)
     data = random_trials(np.random.default_rng(seed), B=first + second)
-    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8)
+    rule = bpl.BPLambda(unit, gamma=0.9, lam=0.8, trace="full")
     both, one, other = (
         bpl.batch_updates(circuit, readout, rule, part).gradients for part in (data, data[:first], data[first:])
     )
@@ -179,7 +173,7 @@ def test_the_first_update_of_the_synthesiser_is_linear_in_c(a, b, seed):
     """A user's own loss whose gradient is a weighted sum of two: so is the update at θ = 0, and that of ψ."""
     circuit, _, unit, *_ = case("lstm", seed=seed)
     data = random_trials(np.random.default_rng(seed))
-    rule = bpl.BPLambda(unit, lam=0.9)
+    rule = bpl.BPLambda(unit, lam=0.9, trace="full")
 
     def mixed(weight_a, weight_b):
         def loss(xp, output, target):
@@ -197,7 +191,7 @@ def test_the_first_update_of_the_synthesiser_is_linear_in_c(a, b, seed):
 def arrays_in(value):
     if isinstance(value, np.ndarray):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         for item in value.values():
             yield from arrays_in(item)
     elif isinstance(value, list | tuple):
@@ -218,19 +212,21 @@ def test_a_float32_run_is_float32_everywhere(model, trace):
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), lam=0.9, gamma=0.9, sg_weight=0.5, trace=trace)
     rng = np.random.default_rng(0)
     data = bpl.Batch(rng.normal(size=(2, 4, 2)), rng.normal(size=(2, 4, 2)))
-    kinds, current = set(), {"psi": circuit.psi, "phi": readout.phi, "theta": rule.initial_theta()}
-
-    def receive(name, gradient):
-        kinds.add((name, gradient.dtype))
-        return current[name]
+    kinds = set()
 
     def watch(step):
         for array in arrays_in([step.transition, step.c, step.signals, step.carry]):
-            kinds.add(("step", array.dtype))
+            kinds.add(array.dtype)
 
-    run_batch(circuit, readout, rule, data, current["theta"], receive, watch=watch)
-    assert {kind for _, kind in kinds} <= {np.dtype("float32"), np.dtype(bool)}
+    _, outcome = watched_steps(circuit, readout, rule, data, keep=False, watch=watch)
+    assert kinds <= {np.dtype("float32"), np.dtype(bool)}
+    assert {gradient.dtype for gradient in outcome.gradients.values()} == {np.dtype("float32")}
     for optimiser in (bpl.Adam(), bpl.SGD(0.1)):
+        learner = bpl.Learner(circuit, readout, rule, dict.fromkeys(("psi", "phi", "theta"), optimiser), bpl.Schedule())
+        learned = bpl.run_batch(learner, learner.initial(), data)[0]
+        assert {a.dtype for a in arrays_in([learned.psi, learned.phi, learned.theta, learned.moments])} == {
+            np.dtype("float32")
+        }
         moved, state = optimiser.step(
             circuit.backend, circuit.psi, circuit.psi, optimiser.init(circuit.backend, circuit.psi)
         )

@@ -25,11 +25,8 @@ def test_a_circuit_sees_what_brian2_sees(own_dt):
     network = brian2.Network(group, monitor)
     network.run(40 * brian2.ms)
     circuit = bpl.Circuit("leaky_tanh", 3, 3, seed=0)
-    circuit.psi = 0 * circuit.psi
-    psi = circuit.psi.copy()
-    circuit.layout.views(psi)["input->cortex"][0] = np.eye(3)
-    circuit.psi = psi
-    x = bpl.from_timed_array(stimulus, dt="1*ms", duration="40*ms", trials=2)
+    circuit = circuit.with_psi(0 * circuit.psi).with_weights("input->cortex", np.eye(3))
+    x = bpl.brian.from_timed_array(stimulus, dt="1*ms", duration="40*ms", trials=2)
     states, _ = circuit.run(x)
     assert float(circuit.model.dt) == 1e-3 and x.shape == (2, 40, 3)
     np.testing.assert_allclose(states[0], np.asarray(monitor.v).T, atol=1e-12)
@@ -38,7 +35,7 @@ def test_a_circuit_sees_what_brian2_sees(own_dt):
 
 def test_one_input_with_a_unit():
     stimulus = brian2.TimedArray([1, 2] * brian2.mV, dt=10 * brian2.ms)
-    x = bpl.from_timed_array(stimulus, dt="5*ms", duration="30*ms")
+    x = bpl.brian.from_timed_array(stimulus, dt="5*ms", duration="30*ms")
     np.testing.assert_allclose(x[0, :, 0], [1e-3, 1e-3, 2e-3, 2e-3, 2e-3, 2e-3])
 
 
@@ -59,4 +56,4 @@ def test_wrong_arguments(changed, message):
         "duration": "5*ms",
     } | changed
     with pytest.raises(bpl.ValidationError, match=message):
-        bpl.from_timed_array(arguments.pop("stimulus"), **arguments)
+        bpl.brian.from_timed_array(arguments.pop("stimulus"), **arguments)

@@ -55,11 +55,9 @@ def test_it_is_exact_for_a_linear_circuit_in_a_left_invariant_subspace():
     circuit, readout, _, data, _ = case("linear", "gaps")
     W = circuit.weights["cortex->cortex"][0]
     symmetric = (W + W.T) / 2  # has real eigenvectors, and J with them
-    psi = circuit.psi.copy()
-    circuit.layout.views(psi)["cortex->cortex"][0] = symmetric
-    circuit.psi = psi
+    circuit = circuit.with_weights("cortex->cortex", symmetric)
     unit = bpl.Synthesiser(circuit, subspace=np.linalg.eigh(symmetric)[1][:, :2])
-    theta = np.random.default_rng(0).normal(size=(2, unit.m))
+    theta = np.random.default_rng(0).normal(size=2 * unit.m)
     found, full = (
         bpl.batch_updates(circuit, readout, bpl.BPLambda(unit, trace=trace), data, theta).gradients["theta"]
         for trace in ("reduced", "full")
@@ -80,7 +78,8 @@ def test_principal_components_hold_the_most():
     P = analysis.principal_subspace(errors, 2)
     assert np.allclose(P.T @ P, np.eye(2)) and abs(P[0, 0]) > 0.99 and abs(P[2, 1]) > 0.99
     circuit = bpl.Circuit("linear", 6, 2)
-    assert bpl.Synthesiser(circuit, subspace=P).initial_theta().shape == (2, 7)
+    unit = bpl.Synthesiser(circuit, subspace=P)
+    assert unit.weights(unit.initial_theta()).shape == (2, 7)
     for wrong in ({"dimension": 7}, {"dimension": 0}, {"errors": np.full((2, 6), np.nan)}):
         with pytest.raises(bpl.ValidationError, match=next(iter(wrong))):
             analysis.principal_subspace(**({"errors": errors, "dimension": 2} | wrong))
@@ -89,7 +88,7 @@ def test_principal_components_hold_the_most():
 def test_the_optimum_in_a_subspace_is_lower():
     circuit, readout, unit, data, theta = case("adapting", B=8)
     rule = bpl.BPLambda(unit, trace="sweep")
-    G = np.stack(analysis.true_later_gradient(analysis.collect_steps(circuit, readout, rule, data, theta)[0]))
+    G = np.stack(analysis.true_later_gradient(analysis.watched_steps(circuit, readout, rule, data, theta)[0]))
     found = {}
     for d in (1, 3, circuit.n):
         for kind in ("principal", "random"):

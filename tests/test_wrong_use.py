@@ -11,7 +11,7 @@ import bpl_neuro as bpl
 from bpl_neuro import interventions, plotting
 from bpl_neuro.experiment import run_simulation
 
-TASK = bpl.TargetReaching(steps=4, input_size=2, batches_per_epoch=3)
+TASK = bpl.tasks.TargetReaching(steps=4, input_size=2, batches_per_epoch=3)
 
 
 def trainer(rule="bp_lambda", schedule="trial", **options):
@@ -26,18 +26,18 @@ def circuit():
 
 def comparing(**changed):
     c, readout, _, data, _ = case("leaky_tanh")
-    arguments = {"circuit": c, "readout": readout, "batch": data, "rules": [bpl.EProp(c)]} | changed
+    arguments = {"circuit": c, "readout": readout, "batch": data, "rules": [bpl.rules.EProp(c)]} | changed
     return bpl.compare(**arguments)
 
 
 def parts():
     c = circuit()
-    return c, bpl.Readout(c, 2), bpl.BPTT(c)
+    return c, bpl.Readout(c, 2), bpl.rules.BPTT(c)
 
 
 def passive(**keywords):
     on = trainer()
-    return bpl.PassiveRules(on, [bpl.EProp(on.circuit)], **keywords)
+    return bpl.PassiveRules(on, [bpl.rules.EProp(on.circuit)], **keywords)
 
 
 P = np.eye(4)[:, :2]
@@ -45,7 +45,7 @@ MISTAKES = {
     "a label of theta": (lambda: comparing(theta={"epop": np.zeros(3)}), "epop"),
     "a name as rules": (lambda: comparing(rules="eprop"), "list of rules"),
     "names as rules": (lambda: comparing(rules=["eprop"]), "make_rule"),
-    "one rule as rules": (lambda: comparing(rules=bpl.EProp(circuit())), "list of rules"),
+    "one rule as rules": (lambda: comparing(rules=bpl.rules.EProp(circuit())), "list of rules"),
     "no readout": (lambda: comparing(readout=None), "readout"),
     "a list as name": (lambda: bpl.make_rule(["eprop"], circuit()), "bptt"),
     "an option": (lambda: bpl.make_rule("eprop", circuit(), trce="sweep"), "trce.*trace, feedback"),
@@ -74,23 +74,24 @@ MISTAKES = {
     "no task": (lambda: trainer().fit(None), "task"),
     "a path as recorder": (lambda: trainer().fit(TASK, recorder="r.zarr"), "recorder"),
     "callbacks": (lambda: trainer().fit(TASK, callbacks=3), "callbacks"),
-    "a passive rule of another circuit": (lambda: bpl.PassiveRules(trainer(), [bpl.EProp(circuit())]), "another"),
+    "a passive rule of another circuit": (lambda: bpl.PassiveRules(trainer(), [bpl.rules.EProp(circuit())]), "another"),
     "a number as optimiser": (lambda: passive(optimiser=1e-3), "optimiser"),
-    "a circuit to lesion": (lambda: interventions.lesion_synthesiser(circuit()), "trainer"),
+    "a circuit to lesion": (lambda: interventions.lesion_synthesiser(circuit()), "LearnerState or a Trainer"),
     "no synthesiser to lesion": (lambda: interventions.lesion_synthesiser(trainer("eprop")), "no synthesiser"),
     "a seed": (lambda: interventions.scramble_synthesiser(trainer(), seed="x"), "seed"),
     "a circuit to record": (lambda: bpl.Recorder(circuit(), "r.zarr", "g"), "trainer"),
     "quantities": (lambda: bpl.Recorder(trainer(), "r.zarr", 3), "quantities"),
-    "one axis": (lambda: bpl.plot_comparison(plotting.figure()[1], comparing()), "two Axes"),
+    "one axis": (lambda: bpl.plotting.plot_comparison(plotting.figure()[1], comparing()), "two Axes"),
     "no comparison": (lambda: bpl.comparison_table({}), "compare"),
-    "an array to draw": (lambda: bpl.plot_traces(plotting.figure()[1][0, 0], np.ones(3)), "DataArray"),
-    "complex weights": (lambda: bpl.plot_weights(plotting.figure()[1][0, 0], np.eye(3) * 1j), "real"),
-    "what exists": (lambda: bpl.plot_weights(plotting.figure()[1][0, 0], np.eye(3), exists=np.ones(2)), "exists"),
+    "an array to draw": (lambda: bpl.plotting.plot_traces(plotting.figure()[1][0, 0], np.ones(3)), "DataArray"),
+    "complex weights": (lambda: bpl.plotting.plot_weights(plotting.figure()[1][0, 0], np.eye(3) * 1j), "real"),
+    "what exists": (lambda: plotting.plot_weights(plotting.figure()[1][0, 0], np.eye(3), exists=np.ones(2)), "exists"),
     "curves": (
-        lambda: bpl.plot_learning(plotting.figure()[1][0, 0], range(3), [1, 2], xlabel="", ylabel=""), "mapping",
+        lambda: plotting.plot_learning(plotting.figure()[1][0, 0], range(3), [1, 2], xlabel="", ylabel=""), "mapping",
     ),
     "points of a curve": (
-        lambda: bpl.plot_learning(plotting.figure()[1][0, 0], range(3), {"a": [1, 2]}, xlabel="", ylabel=""), "points",
+        lambda: plotting.plot_learning(plotting.figure()[1][0, 0], range(3), {"a": [1, 2]}, xlabel="", ylabel=""),
+        "points",
     ),
 }  # fmt: skip
 
@@ -105,14 +106,14 @@ def test_it_is_named(name):
 def test_every_curve_is_drawn_and_can_be_told_apart():
     _, axes = plotting.figure()
     curves = {f"rule {k}": np.arange(3) + k for k in range(11)}
-    ax = bpl.plot_learning(axes[0, 0], range(3), curves, xlabel="x", ylabel="y")
+    ax = bpl.plotting.plot_learning(axes[0, 0], range(3), curves, xlabel="x", ylabel="y")
     looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines}
     assert len(ax.lines) == len(looks) == len(ax.get_legend().get_texts()) == 11
 
 
 def test_passive_rules_refuse_streams_and_other_trainers():
     on, rng = trainer("eprop", "step"), np.random.default_rng(0)
-    passive = bpl.PassiveRules(on, [bpl.EProp(on.circuit)])
+    passive = bpl.PassiveRules(on, [bpl.rules.EProp(on.circuit)])
     piece = bpl.Batch(rng.normal(size=(2, 5, 2)), rng.normal(size=(2, 5, 2)), stream=True)
     outcome = on.train_batch(piece, passive.watch)
     with pytest.raises(bpl.ValidationError, match="stream"):
@@ -123,11 +124,11 @@ def test_passive_rules_refuse_streams_and_other_trainers():
 
 def test_what_passive_rules_found_is_shown_like_a_comparison():
     on = trainer()
-    passive = bpl.PassiveRules(on, {"e-prop": bpl.EProp(on.circuit), "BPTT": bpl.BPTT(on.circuit)})
+    passive = bpl.PassiveRules(on, {"e-prop": bpl.rules.EProp(on.circuit), "BPTT": bpl.rules.BPTT(on.circuit)})
     on.fit(TASK, batch_size=2, progress=False, recorder=passive)
     found = passive.result()
     assert bpl.comparison_table(found).row_count == 2
-    left, right = bpl.plot_comparison(plotting.figure(1, 2)[1], found)
+    left, right = bpl.plotting.plot_comparison(plotting.figure(1, 2)[1], found)
     assert len(left.patches) == 2 and right.get_xlabel() == "batch"
     both = xr.concat([found, found], "seed", combine_attrs="override")
     assert bpl.comparison_table(both).row_count == 2
@@ -136,8 +137,8 @@ def test_what_passive_rules_found_is_shown_like_a_comparison():
 def test_a_comparison_without_credit_draws_norms():
     on = trainer()
     batch = next(TASK.batches(np.random.default_rng(0), 2))
-    found = bpl.compare(on.circuit, on.readout, batch, [bpl.EProp(on.circuit)])
-    _, right = bpl.plot_comparison(plotting.figure(1, 2)[1], found)
+    found = bpl.compare(on.circuit, on.readout, batch, [bpl.rules.EProp(on.circuit)])
+    _, right = bpl.plotting.plot_comparison(plotting.figure(1, 2)[1], found)
     assert len(right.patches) == 1 and "norm" in right.get_xlabel()
 
 
@@ -150,18 +151,18 @@ def test_a_fit_with_nothing_to_do_forgets_nothing():
 def test_interventions_reach_n_step_synthetic_gradients():
     intact, lesioned = trainer("nstep_sg", steps=2), interventions.lesion_synthesiser(trainer("nstep_sg", steps=2))
     for on in (intact, lesioned):
-        on.theta = on.theta + 0.3
+        on.set_parameters(theta=on.theta + 0.3)
         on.fit(TASK, batch_size=2, progress=False)
-    assert (intact.circuit.psi != lesioned.circuit.psi).any() and (lesioned.theta == 0.3).all()
+    assert (intact.parameter("psi") != lesioned.parameter("psi")).any() and (lesioned.theta == 0.3).all()
     cut = trainer("truncated_bptt", steps=2).fit(TASK, batch_size=2, progress=False)
-    np.testing.assert_allclose(lesioned.circuit.psi, cut.circuit.psi, atol=1e-14)
+    np.testing.assert_allclose(lesioned.parameter("psi"), cut.parameter("psi"), atol=1e-14)
 
 
 def test_a_rules_repr_says_what_it_is():
     c = circuit()
     assert repr(bpl.make_rule("lambda_sg", c)).startswith("LambdaSG(")
     assert "window=2" in repr(bpl.make_rule("bp_lambda", c, trace="lazy", window=2))
-    assert "noise=0.3" in repr(bpl.EProp(c, feedback=bpl.Feedback("noisy", noise=0.3)))
+    assert "noise=0.3" in repr(bpl.rules.EProp(c, feedback=bpl.Feedback("noisy", noise=0.3)))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
-from bpl_neuro.train.loop import run_batch
 
 MODELS = bpl.available_models()
 LOSSES = ("end", "every", "gaps")
@@ -30,7 +29,7 @@ def case(model, loss="every", seed=0, B=3, T=6, **synthesiser):
         end[1, -1] = False
     data = bpl.Batch(rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), mask, end)
     theta = unit.initial_theta()
-    (theta if theta.ndim == 2 else unit.layout.views(theta)["output"])[...] = rng.normal(size=(unit.d, unit.m)) * 0.3
+    unit.weights(theta)[...] = rng.normal(size=(unit.d, unit.m)) * 0.3
     return circuit, readout, unit, data, theta
 
 
@@ -47,28 +46,21 @@ def of_plastic(circuit, gradient):
 def error_of_summed_updates(rule, circuit, readout, unit, data, theta, gamma, lam):
     """|Σ δ e − offline λ-SG|, relative, with everything frozen."""
     found = -bpl.batch_updates(circuit, readout, rule, data, theta).gradients["theta"]
-    run = reference.trajectory(circuit, readout, data)
+    run = reference.slow_run(circuit, readout, data)
     return off(found, reference.offline_lambda_sg(run, unit, theta, gamma, lam))
 
 
 def online_theta(rule, circuit, readout, data, theta, alpha):
     """θ after one batch of per-step updates of size α, with Ψ frozen."""
-    current = theta
-
-    def receive(name, gradient):
-        nonlocal current
-        if name == "theta":
-            current = current - alpha * gradient
-            return current
-        return None
-
-    run_batch(circuit, readout, rule, data, theta, receive)
-    return current
+    learner = bpl.Learner(circuit, readout, rule, {"theta": bpl.SGD(alpha)}, bpl.Schedule(1))
+    start = learner.initial(theta=theta).replace(noise=None)  # the references have none
+    state, _ = bpl.run_batch(learner, start, data)
+    return state.theta
 
 
 def error_of_online_learning(rule, circuit, readout, unit, data, theta, gamma, lam, alpha):
     """‖θ^BP − θ^onlineλ‖ / ‖θ^onlineλ − θ_0‖ after one batch."""
-    run = reference.trajectory(circuit, readout, data)
+    run = reference.slow_run(circuit, readout, data)
     expected = reference.online_lambda_sg(run, unit, theta, gamma, lam, alpha)
     found = online_theta(rule, circuit, readout, data, theta, alpha)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected - theta))
