@@ -46,9 +46,9 @@ class SlowRun:
     readout_gradient: np.ndarray
 
 
-def slow_run(circuit: Circuit, readout: Readout, batch: Batch, noise: int | None = None) -> SlowRun:
-    """Run a batch step by step; parameters stay as they are. `noise` is the seed of the model's noise, if any."""
-    rng = None if noise is None else np.random.default_rng(noise)
+def slow_run(circuit: Circuit, readout: Readout, batch: Batch, noise_seed: int | None = None) -> SlowRun:
+    """Run a batch step by step; parameters stay as they are. `noise_seed` is the seed of the model's noise, if any."""
+    rng = None if noise_seed is None else np.random.default_rng(noise_seed)
     state = circuit.initial_state(batch.size)
     transitions, c, loss = [], [], 0.0
     readout_gradient = np.zeros_like(readout.phi)

@@ -179,7 +179,7 @@ def learned_online(rule, circuit, readout, data, theta, rates):
     """The same by the rule in the time loop."""
     optimisers = {name: bpl.SGD(rate) for name, rate in rates.items()}
     learner = bpl.Learner(circuit, readout, rule, optimisers, bpl.Schedule(1))
-    start = learner.initial(theta=theta).replace(noise=None)
+    start = learner.initial(theta=theta).replace(noise_rng=None)
     state, _ = bpl.run_batch(learner, start, data)
     return {name: state.parameter(name) for name in ("psi", "phi", "theta")}
 

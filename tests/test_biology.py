@@ -65,8 +65,8 @@ def test_the_forward_view_with_delays_and_noise(lam, trace):
     unit = bpl.Synthesiser(c)
     theta = np.random.default_rng(2).normal(size=unit.n * unit.m) * 0.2
     rule = bpl.BPLambda(unit, gamma=0.9, lam=lam, trace=trace)
-    found = -bpl.batch_updates(c, readout, rule, data(), theta, noise=5).gradients["theta"]
-    run = reference.slow_run(c, readout, data(), noise=5)
+    found = -bpl.batch_updates(c, readout, rule, data(), theta, noise_seed=5).gradients["theta"]
+    run = reference.slow_run(c, readout, data(), noise_seed=5)
     assert off(found, reference.offline_lambda_sg(run, unit, theta, 0.9, lam)) < 1e-10
     quiet = reference.slow_run(c, readout, data())
     assert abs(run.loss - quiet.loss) > 1e-6
@@ -76,10 +76,10 @@ def test_the_forward_view_with_delays_and_noise(lam, trace):
 def test_bptt_with_delays_and_noise_is_the_derivative_of_the_loss():
     c = circuit()
     readout = bpl.Readout(c, 2, seed=1)
-    _, gradient = reference.bptt(reference.slow_run(c, readout, data(), noise=5))
+    _, gradient = reference.bptt(reference.slow_run(c, readout, data(), noise_seed=5))
 
     def loss(p):
-        return reference.slow_run(c.with_psi(p), readout, data(), noise=5).loss
+        return reference.slow_run(c.with_psi(p), readout, data(), noise_seed=5).loss
 
     expected = reference.finite_difference(loss, c.psi.copy()) * c.mask
     assert off(gradient, expected) < 1e-6
@@ -92,14 +92,14 @@ def test_noise_has_the_variance_of_the_equation():
         rate="x", parameters={"tau": "10*ms", "sigma": 0.5}, dt="1*ms",
     )  # fmt: skip
     c = bpl.Circuit(model, 50, 1)
-    states, _ = c.run(np.zeros((20, 400, 1)), noise=3)
+    states, _ = c.run(np.zeros((20, 400, 1)), noise_seed=3)
     late = states[:, 100:]
     expected = 0.25 / 2 / (1 - 0.05)
     assert abs(late.var() / expected - 1) < 0.05
     assert abs(np.corrcoef(late[0, :, 0], late[0, :, 1])[0, 1]) < 0.4
-    again, _ = c.run(np.zeros((20, 400, 1)), noise=3)
+    again, _ = c.run(np.zeros((20, 400, 1)), noise_seed=3)
     assert (again == states).all()
-    assert (c.run(np.zeros((20, 400, 1)), noise=4)[0] != states).any()
+    assert (c.run(np.zeros((20, 400, 1)), noise_seed=4)[0] != states).any()
 
 
 def test_initial_weights_keep_sign_and_sparsity():

@@ -57,10 +57,10 @@ def test_against_the_true_gradient(model):
 def test_the_noise_is_the_same_for_all():
     circuit, readout, _, data, _ = case("cerebellar", "gaps")
     rules = {"BPTT": bpl.rules.BPTT(circuit), "RTRL": bpl.rules.RTRL(circuit)}
-    found = bpl.compare(circuit, readout, data, rules, noise=3)
+    found = bpl.compare(circuit, readout, data, rules, noise_seed=3)
     np.testing.assert_allclose(found["cosine"].sel(rule="RTRL", parameter="psi"), 1, atol=1e-12)
     quiet, noisy = (
-        bpl.compare(circuit, readout, data, [bpl.rules.Immediate(circuit)], noise=noise)["cosine"]
+        bpl.compare(circuit, readout, data, [bpl.rules.Immediate(circuit)], noise_seed=noise)["cosine"]
         for noise in (None, 3)
     )
     assert not quiet.equals(noisy)

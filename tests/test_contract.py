@@ -309,7 +309,7 @@ def penalised(name, options, model):
 
     def gradient(batch, rho):
         learner = bpl.Learner(circuit, readout, rule, {}, bpl.Schedule(moves=False), rate_penalty=rho)
-        state, _ = bpl.run_batch(learner, learner.initial(theta=theta).replace(noise=None), batch)
+        state, _ = bpl.run_batch(learner, learner.initial(theta=theta).replace(noise_rng=None), batch)
         return state.sums
 
     parts = [gradient(batch, 0.7) for batch in alone]

@@ -106,7 +106,7 @@ ARGUMENTS = {
         P[0], bpl.Readout(circuit(size=4), 2), bpl.BPLambda(P[2]), batch()),
     "`rule`.": lambda: bpl.batch_updates(
         P[0], P[1], bpl.BPLambda(bpl.Synthesiser(circuit(size=4))), batch()),
-    "`noise`": lambda: bpl.batch_updates(P[0], P[1], bpl.BPLambda(P[2]), batch(), noise="a"),
+    "`noise_seed`": lambda: bpl.batch_updates(P[0], P[1], bpl.BPLambda(P[2]), batch(), noise_seed="a"),
     "`beta1`": lambda: bpl.Adam(beta1="a"), "`norm`": lambda: bpl.Clip(bpl.SGD(1.0), "a"),
     "`half_life`": lambda: bpl.ExponentialDecay(1.0, "a"), "`steps`": lambda: bpl.CosineDecay(1.0, "a"),
     "`validation`": lambda: bpl.ArrayTask(batch(), validation="a"), "`data`": lambda: bpl.ArrayTask(X),

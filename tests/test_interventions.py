@@ -48,7 +48,7 @@ def test_a_fork_from_the_past_is_the_run_as_it_was(trial):
     fit(fork, 13)
     for name in NAMES:
         assert (whole.parameter(name) == fork.parameter(name)).all(), name
-    assert fork.history == whole.history and (fork.state.noise.random() == whole.state.noise.random())
+    assert fork.history == whole.history and (fork.state.noise_rng.random() == whole.state.noise_rng.random())
 
 
 def test_a_fork_goes_back_no_further_than_the_latest_fit():
@@ -122,7 +122,7 @@ def test_after_an_intervention_the_trials_and_the_noise_are_the_same(name):
             TASK, epochs=4, batch_size=2, stop_at=9, progress=False,
             watch=lambda step, inputs=inputs: inputs.append(step.transition.x),
         )  # fmt: skip
-        noise = t.state.noise.bit_generator.state
+        noise = t.state.noise_rng.bit_generator.state
         seen[len(seen)] = (np.stack(inputs), noise, t.parameter("psi"))
     assert (seen[0][0] == seen[1][0]).all() and seen[0][1] == seen[1][1]
     if name != "freeze":
@@ -198,9 +198,9 @@ def test_reset_forgets_everything_but_the_weights():
 
 def test_reset_rewinds_the_noise_and_keeps_interventions():
     t = interventions.silence_projection(interventions.lesion_synthesiser(fit(trainer(), 7)), "inh->exc")
-    assert t.state.noise.bit_generator.state != trainer().state.noise.bit_generator.state
+    assert t.state.noise_rng.bit_generator.state != trainer().state.noise_rng.bit_generator.state
     t.reset()
-    assert t.state.noise.bit_generator.state == trainer().state.noise.bit_generator.state
+    assert t.state.noise_rng.bit_generator.state == trainer().state.noise_rng.bit_generator.state
     assert "theta" in t.state.frozen and not t.state.pathway.any()
     fresh = interventions.silence_projection(interventions.lesion_synthesiser(trainer()), "inh->exc")
     fresh.set_parameters(**{name: t.parameter(name) for name in NAMES})

@@ -258,9 +258,9 @@ def test_a_fork_shares_no_array_and_every_description():
             assert getattr(start, shared) is getattr(fork, shared)
         assert getattr(start.rule, "synthesiser", None) is getattr(fork.rule, "synthesiser", None)
         assert fork.state.circuit.wiring is start.circuit.wiring
-        fork.state.noise.random(), fork.state.log.losses.append(3.0), fork.state.clamped.clear()
+        fork.state.noise_rng.random(), fork.state.log.losses.append(3.0), fork.state.clamped.clear()
         assert len(start.state.log.losses) + 1 == len(fork.state.log.losses)
-        assert start.state.noise.random() != fork.state.noise.random()
+        assert start.state.noise_rng.random() != fork.state.noise_rng.random()
 
 
 @pytest.mark.parametrize("options", [{"trace": "full"}, {"trace": "lazy", "window": 3}, {"trace": "local"}])
@@ -562,9 +562,9 @@ def test_sums_alone_move_nothing():
     for name in PARAMETERS:
         for key, moment in start.moments[name].items():
             np.testing.assert_array_equal(state.moments[name][key], moment)
-    expected = bpl.batch_updates(t.circuit, t.readout, t.rule, data(), noise=None).gradients
+    expected = bpl.batch_updates(t.circuit, t.readout, t.rule, data(), noise_seed=None).gradients
     quiet = learner.initial(3)
-    quiet.noise = None
+    quiet.noise_rng = None
     found = bpl.run_batch(learner, quiet, data())[0].sums
     assert all((found[name] == expected[name]).all() for name in PARAMETERS)
 

@@ -64,7 +64,7 @@ def test_unrolled_it_holds_its_steps(model, clamped, restarts):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_running_is_stepping(dtype):
     circuit, x, end = setting("cerebellar", dtype)
-    states, rates = circuit.run(x.transpose(1, 0, 2), noise=5)
+    states, rates = circuit.run(x.transpose(1, 0, 2), noise_seed=5)
     transitions = steps_of(circuit, x, np.zeros_like(end), np.random.default_rng(5))
     tolerance = EXACT if dtype == "float64" else 1e-5
     assert off(states.transpose(1, 0, 2), np.stack([step.new.s for step in transitions])) < tolerance

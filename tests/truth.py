@@ -53,7 +53,7 @@ def error_of_summed_updates(rule, circuit, readout, unit, data, theta, gamma, la
 def online_theta(rule, circuit, readout, data, theta, alpha):
     """θ after one batch of per-step updates of size α, with Ψ frozen."""
     learner = bpl.Learner(circuit, readout, rule, {"theta": bpl.SGD(alpha)}, bpl.Schedule(1))
-    start = learner.initial(theta=theta).replace(noise=None)  # the references have none
+    start = learner.initial(theta=theta).replace(noise_rng=None)  # the references have none
     state, _ = bpl.run_batch(learner, start, data)
     return state.theta
 

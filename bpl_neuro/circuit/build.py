@@ -269,9 +269,9 @@ def _check_computable(
 
 def _noise_scale(neuron: NeuronEquations, constants: Sequence[Any], N: int, dt: float) -> np.ndarray | None:
     """√dt times the coefficient of each noise source in each state, (N, S, Q)."""
-    if not neuron.noise:
+    if not neuron.noise_scale:
         return None
-    entries = [coefficient for row in neuron.noise for coefficient in row]
+    entries = [coefficient for row in neuron.noise_scale for coefficient in row]
     values = array_function("noise", [neuron.symbols[2]], entries, np)(constants)
     columns = [np.broadcast_to(np.asarray(v, float), (N,)) for v in values]
     return np.sqrt(dt) * np.stack(columns, axis=-1).reshape(N, len(neuron.states), -1)

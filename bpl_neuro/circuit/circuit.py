@@ -269,7 +269,7 @@ class Circuit(Dynamics):
         return weights
 
     def run(
-        self, x: Any, state: State | None = None, *, noise: int | np.random.Generator | None = None
+        self, x: Any, state: State | None = None, *, noise_seed: int | np.random.Generator | None = None
     ) -> tuple[Any, Any]:
         """Run without learning.
 
@@ -279,7 +279,7 @@ class Circuit(Dynamics):
             Inputs.
         state : State, optional
             Where to start; the initial state by default.
-        noise : int or numpy.random.Generator, optional
+        noise_seed : int or numpy.random.Generator, optional
             Seed of the model's noise; without it the run has no noise.
 
         Returns
@@ -294,7 +294,7 @@ class Circuit(Dynamics):
         state = state or self.initial_state(B)
         s, rate = state.s, state.rate
         states, rates = (self.xp.empty((B, T, size), self.dtype) for size in (self.n, self.rates))
-        rng = None if noise is None else generator("noise", noise)
+        rng = None if noise_seed is None else generator("noise_seed", noise_seed)
         for t in range(T):
             self.advance(s, rate, x[:, t], self.drive(x[:, t]), states[:, t], noise=self.draw_noise(rng, B))
             self.send(states[:, t], rates[:, t])

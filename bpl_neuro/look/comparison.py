@@ -36,7 +36,7 @@ def compare(
     rules: Mapping[str, Rule] | Sequence[Rule],
     *,
     theta: Any = None,
-    noise: int | None = None,
+    noise_seed: int | None = None,
 ) -> xr.Dataset:
     """The gradient of each rule for one batch, with everything frozen, against the true one.
 
@@ -48,7 +48,7 @@ def compare(
         A sequence is labelled by the rules' names.
     theta : array, or mapping of label to array, optional
         For rules with a synthesiser; their initial ones by default.
-    noise : int, optional
+    noise_seed : int, optional
         Seed of the model's noise, the same for every rule; none by default.
 
     Returns
@@ -69,7 +69,7 @@ def compare(
     if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
         raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
     host = circuit.backend.to_host
-    seen, outcome = watched_steps(circuit, readout, BPTT(circuit), batch, None, noise)
+    seen, outcome = watched_steps(circuit, readout, BPTT(circuit), batch, None, noise_seed)
     later = true_later_gradient(seen)
     credit = np.stack([host(s.c + G) for s, G in zip(seen, later, strict=True)])
     true = host(outcome.gradients["psi"])
@@ -77,7 +77,7 @@ def compare(
     for label, rule in labelled.items():
         rule_theta = theta.get(label) if isinstance(theta, Mapping) else theta
         rule_theta = None if rule.initial_theta() is None else rule_theta
-        seen_by_rule, rule_outcome = watched_steps(circuit, readout, rule, batch, rule_theta, noise)
+        seen_by_rule, rule_outcome = watched_steps(circuit, readout, rule, batch, rule_theta, noise_seed)
         rule_credit = None
         if all("credit" in s.signals for s in seen_by_rule):
             rule_credit = np.stack([host(s.signals["credit"]) for s in seen_by_rule])

@@ -51,7 +51,7 @@ class NeuronEquations:
     system : (Matrix M, tuple b) or None
         With ``method="exact"`` and coupled states: ds/dt = M s + b(u); F then uses the symbols `exact_symbols`,
         which stand for expm(M dt) and its integral.
-    noise : tuple of tuple of Expr
+    noise_scale : tuple of tuple of Expr
         Per state, the coefficients of the independent noise sources: a step adds coefficient · √dt · N(0, 1). Free of
         states and inputs, so J is as it is without noise. Empty without noise.
     delays : int
@@ -66,7 +66,7 @@ class NeuronEquations:
     dimensions: Mapping[str, Any] = field(repr=False)
     rate_dimensions: Any = field(repr=False)
     system: sp.Matrix | None = None
-    noise: tuple[tuple[sp.Expr, ...], ...] = ()
+    noise_scale: tuple[tuple[sp.Expr, ...], ...] = ()
     delays: int = 0
 
     @property
@@ -85,13 +85,13 @@ class NeuronEquations:
         """The same neuron carrying its last rates: a transmission delay is exact with no new theory."""
         names = tuple(f"_delay_{k + 1}" for k in range(steps))  # as no name in a text begins
         line = (self.rate, *map(symbol, names[:-1])) if steps else ()
-        noise_scale = self.noise and self.noise + ((sp.Integer(0),) * len(self.noise[0]),) * steps
+        noise_scale = self.noise_scale and self.noise_scale + ((sp.Integer(0),) * len(self.noise_scale[0]),) * steps
         dimensions = {**self.dimensions, **dict.fromkeys(names, self.rate_dimensions)}
         return replace(
             self,
             states=self.states + names,
             update=self.update + line,
-            noise=noise_scale,
+            noise_scale=noise_scale,
             delays=steps,
             dimensions=dimensions,
         )

@@ -36,7 +36,7 @@ def save(state: LearnerState, seed: int, path: str | Path) -> None:
         "kind": KIND, "format": FORMAT, "seed": seed, "log": log, "curriculum": state.curriculum,
         "counters": {name: getattr(state, name) for name in ("steps", "batches", "trials")},
         "clamped": [[*key, value] for key, value in state.clamped.items()], "frozen": sorted(state.frozen),
-        "form": state.form, "noise": state.noise.bit_generator.state if state.noise else None,
+        "form": state.form, "noise": state.noise_rng.bit_generator.state if state.noise_rng else None,
         "best_loss": best["loss"] if best else None, "trained": list(state.moments),
     }  # fmt: skip
     host = state.learner.circuit.backend.to_host
@@ -81,8 +81,8 @@ def restore(learner: Learner, seed: int, path: str | Path) -> LearnerState:
         "frozen": frozenset(meta["frozen"]) | (state.moments.keys() - set(trained)),
     }  # fmt: skip
     read.check_done()
-    if state.noise is not None and meta["noise"] is not None:
-        state.noise.bit_generator.state = meta["noise"]
+    if state.noise_rng is not None and meta["noise"] is not None:
+        state.noise_rng.bit_generator.state = meta["noise"]
     return state.replace(**values)
 
 

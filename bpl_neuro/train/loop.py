@@ -140,7 +140,7 @@ def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
     for t in range(trials.T):
         end, x = trials.end[t], trials.x[t]
         drive = None if drives is None else [u[t] for u in drives]
-        transition = circuit.step(now, x, noise=circuit.draw_noise(state.noise, B), drive=drive)
+        transition = circuit.step(now, x, noise=circuit.draw_noise(state.noise_rng, B), drive=drive)
         check_finite(xp, "state", transition.new.s, now.s, t + 1, state.batches)
         c, of_readout = silent, None
         if trials.due[t]:
@@ -173,7 +173,7 @@ def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
     state, learner, circuit = updates.state, updates.state.learner, updates.circuit
     outcome, readout = Outcome(), state.readout
     begun = circuit.initial_state(trials.B)
-    trajectory = unroll(circuit, begun, trials.x, trials.end, rng=state.noise)
+    trajectory = unroll(circuit, begun, trials.x, trials.end, rng=state.noise_rng)
     _check_states(trajectory, trials, state.batches)
     for t in np.flatnonzero(trials.due):
         c, of_readout = trials.credit(t, trajectory.after(t), readout, outcome, rule.feedback)
@@ -250,7 +250,7 @@ def batch_updates(
     theta: Any = None,
     *,
     signals: bool = False,
-    noise: int | None = None,
+    noise_seed: int | None = None,
 ) -> Outcome:
     """The gradients a rule would give for one batch with all parameters frozen; nothing is changed.
 
@@ -264,14 +264,14 @@ def batch_updates(
         The rule's own parameters; its initial ones by default.
     signals : bool
         Also return the per-step signals, (T, B, n), ``c`` and ``state`` among them.
-    noise : int, optional
+    noise_seed : int, optional
         Seed of the model's noise; none by default.
 
     Returns
     -------
     Outcome
     """
-    seen, outcome = watched_steps(circuit, readout, rule, batch, theta, noise, keep=signals)
+    seen, outcome = watched_steps(circuit, readout, rule, batch, theta, noise_seed, keep=signals)
     if signals:
         rows = [{**step.signals, "c": step.c, "state": step.transition.new.s} for step in seen]
         outcome.signals = {name: circuit.xp.stack([s[name] for s in rows]) for name in rows[0]}
@@ -284,7 +284,7 @@ def watched_steps(
     rule: Rule,
     batch: Batch,
     theta: Any = None,
-    noise: int | None = None,
+    noise_seed: int | None = None,
     *,
     keep: bool = True,
     watch: Watch | None = None,
@@ -295,7 +295,7 @@ def watched_steps(
     instance("rule", rule, Rule, "a Rule")
     learner = Learner(circuit, readout, rule, {}, SUM_ONLY)
     state = learner.initial(theta=theta)
-    state.noise = None if noise is None else generator("noise", noise)
+    state.noise_rng = None if noise_seed is None else generator("noise_seed", noise_seed)
     seen: list[Step] = []
     watchers = [*([seen.append] if keep else []), *([watch] if watch else [])]
 
@@ -305,4 +305,6 @@ def watched_steps(
 
     state, outcome = run_batch(learner, state, batch, watch=see if watchers else None)
     outcome.gradients = state.sums
+    if state.theta is not None and "theta" not in state.sums:  # no trial had a δ
+        outcome.gradients["theta"] = circuit.xp.zeros_like(state.theta)
     return seen, outcome

@@ -162,7 +162,8 @@ class Learner:
         state = LearnerState(
             learner=self, psi=circuit.psi.copy(), phi=readout.phi.copy(),
             theta=self._own_theta(theta),
-            moments={}, sums={}, position=None, noise=np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0]),
+            moments={}, sums={}, position=None,
+            noise_rng=np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0]),
             steps=0, batches=0, trials=0, mask=circuit.mask, clamped=dict(circuit.clamped), pathway=None,
             frozen=frozenset(), form=None, curriculum=None, log=Log(), spare={},
         )  # fmt: skip
@@ -196,7 +197,7 @@ class LearnerState:
     position : dict or None
         Where a stream stands between two pieces: the circuit's state ``s``, the rule's ``carry``, and errors still on
         their way, ``late``.
-    noise : Generator or None
+    noise_rng : Generator or None
         Of the model's noise; without it there is none.
     steps, batches, trials : int
         Learned from so far.
@@ -225,7 +226,7 @@ class LearnerState:
     moments: dict[str, dict[str, Any]]
     sums: Gradients
     position: dict[str, Any] | None
-    noise: np.random.Generator | None
+    noise_rng: np.random.Generator | None
     steps: int
     batches: int
     trials: int

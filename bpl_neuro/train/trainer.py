@@ -155,9 +155,9 @@ class Trainer:
         """The readout with what it has learned."""
         return self.readout.holding(self.state.phi.copy())
 
-    def run(self, x: Any, *, noise: int | np.random.Generator | None = None) -> tuple[Any, Any]:
+    def run(self, x: Any, *, noise_seed: int | np.random.Generator | None = None) -> tuple[Any, Any]:
         """States and rates of the trained circuit for inputs (B, T, K); see `Circuit.run`."""
-        return self.state.circuit.run(x, noise=noise)
+        return self.state.circuit.run(x, noise_seed=noise_seed)
 
     def predict(self, x: Any) -> Any:
         """Outputs of the trained readout for inputs (B, T, K): (B, T, M)."""
