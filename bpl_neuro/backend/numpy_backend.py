@@ -139,8 +139,8 @@ class NumpyBackend:
                     _sum(block, now, cut, out, first=b == 0 and late is None)
 
     def trace_sum(self, e: Any, signal: Sequence[Any], out: Any) -> None:
-        """out (P, N, m) = Σ_B Σ_l signal_l e_l of traces (S, B, N, P, m), as `local_pass` does it; e stays."""
-        self.local_pass(e, {}, {}, None, out, now=signal)
+        """out (P, N, m) = Σ_B Σ_l signal_l e_l of traces (S, B, N, P, m), which stay as they are."""
+        _sum(e, signal, (slice(None), slice(None)), out, first=True)
 
     def adam(
         self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
@@ -221,16 +221,23 @@ def _make_row(block: Any, old: Any, k: int, factors: Mapping[int, Any], cut: Cut
 
 def _sum(block: Any, signal: Sequence[Any], cut: Cut, out: Any, first: bool) -> None:
     """out (P, N, m) += Σ_B Σ_l signal_l e_l over some neurons and trials, in place; = for the first."""
-    rows = out[:, cut[1]]
+    part = out[:, cut[1]]
     for e, v in zip(block, signal, strict=True):
-        if len(e) == 1 and first:
-            np.multiply(e[0].transpose(1, 0, 2), v[cut].T, out=rows)
-        elif len(e) == 1:
-            rows += e[0].transpose(1, 0, 2) * v[cut].T
-        elif first:
-            np.einsum("bi,bipj->pij", v[cut], e, out=rows)
+        trials, neurons, ports, m = e.shape
+        if trials == 1 and first:
+            np.multiply(e[0].transpose(1, 0, 2), v[cut].T, out=part)
+            first = False
+            continue
+        if trials == 1:
+            met = e[0].transpose(1, 0, 2) * v[cut].T
+        else:  # neuron by neuron a row of errors times the traces of its synapses
+            errors = np.ascontiguousarray(v[cut].T)[:, None]
+            traces = e.reshape(trials, neurons, ports * m).transpose(1, 0, 2)
+            met = np.matmul(errors, traces).reshape(neurons, ports, m).transpose(1, 0, 2)
+        if first:
+            part[...] = met
         else:
-            rows += np.einsum("bi,bipj->pij", v[cut], e)
+            part += met
         first = False
 
 
