@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Annotated
 
@@ -104,7 +105,13 @@ def check(model: Annotated[str, typer.Argument(help="A shipped model's name, or 
 
 def _check(model: str) -> None:
     error = derivative_error(Model.load(model))
-    console.print(f"{model}: derivatives and finite differences differ by {error:.1e} of the largest entry")
+    if math.isinf(error):
+        raise BplError(
+            f"{model}: the derivatives are no finite numbers at the initial state without input, where learning would "
+            "begin; give another initial state, or keep what is under a root or a power away from 0"
+        )
+    text = f"{model}: derivatives and finite differences differ by {error:.1e} of the largest entry"
+    console.print(text, soft_wrap=True)
     if not error < 1e-6:
         raise BplError(f"{model}: the derivatives are off by {error:.1e}; is a state at a kink, or beyond a domain?")
 

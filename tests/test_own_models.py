@@ -5,9 +5,11 @@ import warnings
 import numpy as np
 import pytest
 from truth import of_plastic, off
+from typer.testing import CliRunner
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
+from bpl_neuro.cli import app
 
 STABILISED_SUPRALINEAR = """
 [populations.exc]
@@ -276,3 +278,16 @@ def test_the_supralinear_network_keeps_dales_signs_while_it_learns():
             assert (weights >= 0).all()
         if key.startswith("inh->"):
             assert (weights <= 0).all()
+
+
+@pytest.mark.parametrize(("text", "finite"), [("sqrt(u)", False), ("sqrt(clip(u, 0, inf))", True), ("u**n", True)])
+def test_a_derivative_that_is_no_number_at_the_start_is_found(text, finite, tmp_path):
+    """`bpl-neuro check` looks there, too, not only at random states."""
+    equations = f"dr/dt = (-r + {text}) / tau : 1\nu : 1\ntau : second\nn : 1"
+    parameters = {"tau": "10*ms", "n": 1.5 if "clip" in text else 2.0}
+    model = bpl.Model.from_equations(equations, rate="r", parameters=parameters, dt="1*ms")
+    assert np.isfinite(reference.derivative_error(model)) == finite
+    (tmp_path / "m.toml").write_text(model.to_toml(), encoding="utf-8")
+    result = CliRunner().invoke(app, ["check", str(tmp_path / "m.toml")])
+    assert (result.exit_code == 0) == finite
+    assert finite or "initial state" in str(result.exception)

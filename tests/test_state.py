@@ -836,3 +836,13 @@ def test_a_checkpoint_of_another_optimiser_is_refused(tmp_path):
         trainer(bpl.SGD(0.1)).restore(tmp_path / "adam.npz")
     with pytest.raises(bpl.ValidationError, match="moments/psi/m"):
         trainer(bpl.Adam()).restore(tmp_path / "sgd.npz")
+
+
+def test_what_is_shown_of_a_state_is_short_also_where_it_is_spent():
+    circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
+    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2), bpl.BPLambda(bpl.Synthesiser(circuit)))
+    old = trainer.state
+    trainer.train_batch(bpl.Batch(np.zeros((3, 5, 2)), np.zeros((3, 5, 2))))
+    assert repr(old) == "<LearnerState: spent>"
+    assert repr(trainer.state) == "<LearnerState after 1 batches, 3 trials: psi 28, phi 10, theta 20>"
+    assert "trace='auto'" in repr(trainer) and "1 batches" in repr(trainer)

@@ -20,7 +20,7 @@ from bpl_neuro.circuit.wiring import Parts, State
 __all__ = ["Trajectory", "stack", "unroll"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
     """Stacked steps, with the losses' gradients and the ends of trials.
 
@@ -39,6 +39,10 @@ class Trajectory:
     c: Any
     end: Any
     moved: tuple[Mapping[str, Any], ...] | None = None
+
+    def __repr__(self) -> str:
+        T, B = self.end.shape
+        return f"<Trajectory of {T} steps of {B} trials, {self.rows.wiring.n} states>"
 
     def __len__(self) -> int:
         return len(self.end)

@@ -173,7 +173,7 @@ class Learner:
         return state
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LearnerState:
     """Everything that changes while a learner learns.
 
@@ -246,6 +246,13 @@ class LearnerState:
             f"`{name}` of a state that is spent: what it held went on into the state that was returned for it; "
             "keep one with `state.copy()` before it is given away"
         )
+
+    def __repr__(self) -> str:
+        if not vars(self):
+            return "<LearnerState: spent>"
+        sizes = (f"{name} {parameter.size}" for name in PARAMETERS if (parameter := self.parameter(name)) is not None)
+        place = ", in the middle of a stream" if self.position else ""
+        return f"<LearnerState after {self.batches} batches, {self.trials} trials{place}: {', '.join(sizes)}>"
 
     def copy(self) -> LearnerState:
         """An independent copy: nothing is shared but the descriptions."""

@@ -92,6 +92,9 @@ class Trainer:
         self._beginning: Beginning | None = None
         self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
 
+    def __repr__(self) -> str:
+        return f"<Trainer: {self.rule!r}, updates per {self.schedule}; {self.batches} batches trained>"
+
     # What was given, and what was learned.
 
     @property
