@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bpl_neuro.backend import get_backend
@@ -77,7 +78,7 @@ def doctor() -> None:
     try:
         table.add_row("backend cupy", f"{get_backend('cupy').name}: found a GPU")
     except BackendError as error:
-        table.add_row("backend cupy", str(error))
+        table.add_row("backend cupy", escape(str(error)))
     console.print(table)
     for name in available_models():
         _check(name)

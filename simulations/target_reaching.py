@@ -211,7 +211,13 @@ def draw(config: Config, folder: RunFolder, record: xr.Dataset, synapse: xr.Data
 def show(config: Config, folder: RunFolder) -> None:
     """The small table at the end."""
     table = Table(
-        "λ", "cosine", "95 % interval", "of optimum", "loss learnt", "cosine then", title="medians over seeds"
+        "λ",
+        "cosine",
+        "95 % interval",
+        "of optimum",
+        "loss learnt",
+        "cosine then",
+        title="medians over seeds; of optimum, cosine then: means",
     )
     s = folder.summary
     for lam in config.lams:

@@ -94,7 +94,7 @@ ARGUMENTS = {
     "`synthesiser`": lambda: bpl.BPLambda(3), "`trace`": lambda: bpl.BPLambda(parts()[2], trace=["full"]),
     "`seed`": lambda: circuit(seed="a"), "`seed`.": lambda: circuit(seed=-1), "`radius`": lambda: circuit(radius="1"),
     "`input_scale`": lambda: circuit(input_scale=None), "`parameters`": lambda: circuit(parameters=[1]),
-    "`parameters` tau": lambda: circuit(parameters={"tau": ["a", "b", "c"]}),
+    "`parameters tau`": lambda: circuit(parameters={"tau": ["a", "b", "c"]}),
     "`psi`": lambda: circuit().with_psi(np.full(18, np.nan)), "`psi`.": lambda: circuit().with_psi("abc"),
     "`loss`": lambda: bpl.Readout(circuit(), 2, ["squared_error"]),
     "`population`": lambda: bpl.Readout(circuit(), 2, population=["cortex"]),

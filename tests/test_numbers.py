@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bpl_neuro as bpl
+from bpl_neuro import reference
 
 
 def unit(expression, **parameters):
@@ -191,3 +192,39 @@ def test_bounds_that_cross():
         states = model.populations["cortex"].neuron.states
         assert dict(zip(states, step.jacobian()[0, states.index("r")], strict=True)) == {"r": 0, "a": 0, "b": 1}
         assert step.C[0][0, 0] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("text", "exact"),
+    [
+        ("sqrt(exp(u)/(1+exp(u)))", lambda u: mpmath.sqrt(1 / (1 + mpmath.exp(-u)))),
+        ("(exp(u)/(1+exp(u)))**2", lambda u: 1 / (1 + mpmath.exp(-u)) ** 2),
+        ("exp(2*u)/(1+exp(u))**2", lambda u: 1 / (1 + mpmath.exp(-u)) ** 2),
+        ("exp(u)/(1+exp(u))**2", lambda u: mpmath.exp(-abs(u)) / (1 + mpmath.exp(-abs(u))) ** 2),
+        ("exp(0.7*(u-1))/(1+exp(0.7*(u-1)))", lambda u: 1 / (1 + mpmath.exp(-0.7 * (u - 1)))),
+    ],
+)
+def test_powers_and_quotients_of_exponentials_overflow_nowhere(text, exact, dtype):
+    equations = f"dr/dt = (-r + {text}) / tau : 1\nu : 1\ntau : second"
+    model = bpl.Model.from_equations(equations, rate="r", parameters={"tau": "1*ms"}, dt="1*ms")
+    circuit = bpl.Circuit(model, 1, 1, dtype=dtype)
+    circuit = circuit.with_psi(np.zeros(circuit.layout.size)).with_weights("input->cortex", [[1.0]])
+    u = np.array([-300.0, -80.0, -3.0, 0.0, 2.0, 50.0, 90.0, 400.0, 1000.0])
+    step = circuit.step(circuit.initial_state(len(u)), u[:, None].astype(dtype))
+    (slope,) = step.C[0].values()
+    value = [float(exact(mpmath.mpf(x))) for x in u]
+    derivative = [float(mpmath.diff(exact, mpmath.mpf(x))) if x else slope[k, 0] for k, x in enumerate(u)]
+    bounds = {"float64": (1e-12, 1e-300), "float32": (1e-5, 1e-18)}[dtype]
+    np.testing.assert_allclose(step.new.s[:, 0], value, rtol=bounds[0], atol=bounds[1])
+    np.testing.assert_allclose(slope[:, 0], derivative, rtol=1e3 * bounds[0], atol=bounds[1])
+
+
+@pytest.mark.parametrize(
+    "text", ["1/(exp(u)+exp(-u))", "exp(u)/(exp(u)+exp(r))", "log(exp(u)+exp(-u))", "(exp(u)-exp(-u))/(exp(u)+exp(-u))"]
+)
+def test_sums_of_exponentials_are_taken_as_they_are(text):
+    model = bpl.Model.from_equations(
+        f"dr/dt = (-r + {text}) / tau : 1\nu : 1\ntau : second", rate="r", parameters={"tau": "1*ms"}, dt="1*ms"
+    )
+    assert reference.derivative_error(model) < 1e-7

@@ -846,3 +846,89 @@ def test_what_is_shown_of_a_state_is_short_also_where_it_is_spent():
     assert repr(old) == "<LearnerState: spent>"
     assert repr(trainer.state) == "<LearnerState after 1 batches, 3 trials: psi 28, phi 10, theta 20>"
     assert "trace='auto'" in repr(trainer) and "1 batches" in repr(trainer)
+
+
+def parts():
+    circuit = bpl.Circuit("leaky_tanh", 4, 2, seed=0)
+    return circuit, bpl.Readout(circuit, 2, seed=1), bpl.BPLambda(bpl.Synthesiser(circuit), trace="full")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c, ro, rule: bpl.Learner(c, ro, rule, {}, "step"), "`schedule` must be a Schedule"),
+        (lambda c, ro, rule: bpl.Learner(c, ro, "bptt", {}, bpl.Schedule()), "`rule` must be a Rule"),
+        (lambda c, ro, rule: bpl.Learner(c, ro, rule, {"Psi": bpl.SGD(1)}, bpl.Schedule()), "`optimiser` has 'Psi'"),
+        (lambda c, ro, rule: bpl.Learner(c, ro, rule, {}, bpl.Schedule(), error_delay="3*mV"), "error_delay"),
+        (lambda c, ro, rule: bpl.Learner(c, ro, rule, {}, bpl.Schedule(), rate_penalty=-1), "`rate_penalty`"),
+        (lambda c, ro, rule: bpl.Learner(c, ro, rule, {}, bpl.Schedule()).initial(seed="a"), "`seed`"),
+        (lambda c, ro, rule: bpl.Schedule("step"), "`every`"),
+        (lambda c, ro, rule: bpl.Schedule(0), "`every`"),
+        (lambda c, ro, rule: bpl.Schedule(-1), "`every`"),
+    ],
+)
+def test_wrong_learners_and_schedules_are_refused_when_they_are_made(make, message):
+    with pytest.raises((bpl.ValidationError, bpl.ModelError), match=message):
+        make(*parts())
+
+
+def test_a_learner_takes_one_optimiser_and_a_delay_as_a_time():
+    circuit, readout, rule = parts()
+    learner = bpl.Learner(circuit, readout, rule, bpl.SGD(0.1), bpl.Schedule(1), error_delay="2*ms")
+    assert set(learner.optimisers) == {"psi", "phi", "theta"} and learner.error_delay == 2
+
+
+@pytest.mark.parametrize("synapse", [(0, 5), (4, 0), (-1, 0)])
+def test_a_synapse_that_is_not_there_has_no_trace(synapse):
+    trainer = bpl.Trainer(*parts(), schedule="step")
+    with pytest.raises(bpl.ValidationError, match=r"0 … 3, 0 … 4"):
+        trainer.train_batch(bpl.Batch(np.ones((2, 3, 2)), np.ones((2, 3, 2))), watch=lambda step: step.trace(*synapse))
+
+
+def test_values_of_each_neuron_have_the_unit_of_their_parameter():
+    import brian2
+
+    def circuit(values):
+        return bpl.Circuit("leaky_tanh", 3, 2, parameters={"tau": values})
+
+    x = np.ones((1, 4, 2))
+    plain = circuit([0.01, 0.02, 0.03]).run(x)[0]
+    assert (circuit(np.array([10, 20, 30]) * brian2.ms).run(x)[0] == plain).all()
+    with pytest.raises(bpl.ValidationError, match=r"tau must have the unit s, got V"):
+        circuit(np.array([10, 20, 30]) * brian2.mV)
+
+
+def test_what_a_user_holds_of_a_trainer_or_a_learner_is_not_what_it_learns_with():
+    task = bpl.tasks.TargetReaching(patterns=2, steps=4, input_size=2, batches_per_epoch=2)
+    circuit, readout, rule = parts()
+    optimisers = {"psi": bpl.SGD(0.1)}
+    learner = bpl.Learner(circuit, readout, rule, optimisers, bpl.Schedule())
+    optimisers["psi"] = bpl.SGD(10.0)
+    assert learner.optimisers["psi"].eta == 0.1
+    with pytest.raises(TypeError):
+        learner.optimisers["psi"] = bpl.SGD(10.0)
+    trainer = bpl.Trainer(*parts()).fit(task, batch_size=2, progress=False)
+    best = trainer.best["psi"].copy()
+    trainer.best["psi"][...] = 0
+    trainer.history.append({}), trainer.losses.clear()
+    assert (trainer.restore_best().parameter("psi") == best).all() and len(trainer.history) == 1
+    assert len(trainer.losses) == 2
+
+
+def test_a_callers_array_of_parameters_may_change_afterwards(tmp_path):
+    tau, x = np.array([0.005, 0.006, 0.007]), np.ones((1, 4, 2))
+    circuit = bpl.Circuit("leaky_tanh", 3, 2, parameters={"tau": tau})
+    before = circuit.run(x)[0]
+    tau *= 3
+    circuit.save(tmp_path / "c.npz")
+    assert (bpl.Circuit.load(tmp_path / "c.npz").run(x)[0] == before).all() and (circuit.run(x)[0] == before).all()
+
+
+def test_weights_must_be_finite_in_the_circuits_own_precision():
+    name = next(s.key for s in bpl.Circuit("leaky_tanh", 3, 2).synapses if s.pre is not None)
+    large = {name: np.full((3, 3), 1e39)}
+    bpl.Circuit("leaky_tanh", 3, 2, weights=large)
+    with pytest.raises(bpl.ValidationError, match="finite in float32"):
+        bpl.Circuit("leaky_tanh", 3, 2, weights=large, dtype="float32")
+    with pytest.raises(bpl.ValidationError, match="finite in float32"):
+        bpl.Circuit("leaky_tanh", 3, 2, dtype="float32").with_weights(name, large[name])

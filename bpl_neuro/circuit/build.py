@@ -17,6 +17,7 @@ from bpl_neuro.circuit.wiring import CompiledPopulation, Synapses, Wiring
 from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.model.codegen import array_function
 from bpl_neuro.model.equations import NeuronEquations
+from bpl_neuro.model.quantities import brian2_parts
 from bpl_neuro.model.spec import INPUT, Model, Population, checked_quantity
 
 __all__ = [
@@ -135,9 +136,15 @@ def own_connectivity(layout: Layout, exists: np.ndarray, given: Mapping[str, Any
 
 
 def own_weights(
-    layout: Layout, psi: np.ndarray, projection: str, W: Any, exists: np.ndarray | None, signs: np.ndarray | None
+    layout: Layout,
+    psi: np.ndarray,
+    projection: str,
+    W: Any,
+    exists: np.ndarray | None,
+    signs: np.ndarray | None,
+    dtype: Any,
 ) -> np.ndarray:
-    """`psi` (|Ψ|,) with a user's own weights of a projection.
+    """`psi` (|Ψ|,) with a user's own weights of a projection, which must be finite in the precision `dtype`.
 
     Raises
     ------
@@ -147,8 +154,9 @@ def own_weights(
     psi = psi.copy()
     view = _block(layout, psi, projection, "projection")
     values = _shaped(view, W, f"W of {projection}")
-    if not np.isfinite(values).all():
-        raise ValidationError(f"`W` of {projection} must be finite")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(values.astype(dtype)).all():
+            raise ValidationError(f"`W` of {projection} must be finite in {np.dtype(dtype).name}")
     for name, flat, wrong in (
         ("where no synapse exists", exists, lambda there: (there == 0) & (values != 0)),
         ("against the projection's sign", signs, lambda sign: sign * values < 0),
@@ -190,11 +198,32 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
             if np.ndim(value) == 0 or isinstance(value, str):
                 values[name] = checked_quantity(value, population.neuron.dimensions[name], f"`parameters` {key}")
                 continue
-            array = real_array(f"parameters` {key}", value).astype(float)
+            dimensions = population.neuron.dimensions[name]
+            value = _without_units(value, dimensions, f"`parameters` {key}")
+            array = real_array(f"parameters {key}", value).astype(float)
             if array.shape != (N,) or not np.isfinite(array).all():
-                raise ValidationError(f"`parameters` {key} must be one value or {N} finite values, got {value!r}")
+                raise ValidationError(
+                    f"`parameters` {key} must be one value or {N} finite values in SI units, got {value!r}"
+                )
             values[name] = array
     return values
+
+
+def _without_units(values: Any, dimensions: Any, where: str) -> Any:
+    """The numbers of an array of a parameter's values: in SI units, be they plain or of Brian2.
+
+    Raises
+    ------
+    ValidationError
+        If the array has another unit than the parameter.
+    """
+    unit = getattr(values, "dim", None)
+    if unit is None:
+        return values
+    if unit is not dimensions:
+        name = brian2_parts().unit_name
+        raise ValidationError(f"{where} must have the unit {name(dimensions)}, got {name(unit)}")
+    return np.asarray(values, float)
 
 
 def _compiled(

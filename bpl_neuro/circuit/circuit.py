@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,9 +114,10 @@ class Circuit(Dynamics):
         self.dtype = self.backend.dtype(dtype)
         self.input_size = positive_int("input_size", input_size)
         self.sizes = population_sizes(self.model, size)
-        self._overrides = dict(
-            instance("parameters", {} if parameters is None else parameters, Mapping, "a mapping of names to values")
+        overrides = instance(
+            "parameters", {} if parameters is None else parameters, Mapping, "a mapping of names to values"
         )
+        self._overrides = copy.deepcopy(dict(overrides))  # a caller's arrays may change
         self.wiring: Wiring = wire(self.model, self.sizes, self.input_size, self._overrides, self.dtype, self.backend)
         self.layout: Layout = self.wiring.layout
         self.n, self.rates = self.wiring.n, self.wiring.rates
@@ -132,7 +134,7 @@ class Circuit(Dynamics):
             scale_to_radius(self.wiring, psi, radius)
         weights = instance("weights", {} if weights is None else weights, Mapping, "a mapping of projections to arrays")
         for projection, W in weights.items():
-            psi = own_weights(self.layout, psi, projection, W, exists, signs)
+            psi = own_weights(self.layout, psi, projection, W, exists, signs, self.dtype)
         self.exists = None if exists.all() else exists
         mask = exists * plastic
         self.mask = None if mask.all() else self.backend.asarray(mask, self.dtype)
@@ -197,7 +199,7 @@ class Circuit(Dynamics):
             For a shape, a sign, or a synapse that the circuit does not have.
         """
         signs = None if self.signs is None else self.backend.to_host(self.signs)
-        psi = own_weights(self.layout, self.backend.to_host(self.psi), projection, W, self.exists, signs)
+        psi = own_weights(self.layout, self.backend.to_host(self.psi), projection, W, self.exists, signs, self.dtype)
         return self.holding(self.backend.asarray(psi, self.dtype))
 
     def silenced(self, projection: str) -> Circuit:
@@ -219,8 +221,8 @@ class Circuit(Dynamics):
         last = self.populations[q].N - 1
         if units.dtype.kind not in "iu" or units.min(initial=0) < 0 or units.max(initial=0) > last:
             raise ValidationError(f"`units` must be indices in 0 … {last}, got {units.tolist()}")
-        if value is not None and not np.isfinite(value):
-            raise ValidationError(f"`value` must be finite, got {value!r}")
+        if value is not None:
+            number("value", value, low=-math.inf, above=True)
         keys = [(q, int(unit)) for unit in units]
         clamped = {key: held for key, held in self.clamped.items() if key not in keys}
         return self.holding(clamped=clamped if value is None else clamped | dict.fromkeys(keys, float(value)))

@@ -28,10 +28,14 @@ def _parts(e: sp.Expr) -> tuple[sp.Expr, sp.Expr] | None:
         return None
     a, grown = e.args if e.args[0].is_number else e.args[::-1]
     b, exponential = grown.as_coeff_Mul()
-    if not (isinstance(exponential, sp.exp) and a.is_positive and b.is_positive):
+    if not (isinstance(exponential, sp.exp) and _positive(a) and _positive(b)):
         return None
     ratio = sp.Float(b) / sp.Float(a)
     return a, exponential.args[0] + (0 if ratio == sp.Float(1) else sp.log(ratio))
+
+
+def _positive(value: sp.Expr) -> bool:
+    return bool(value.is_number and value.is_positive)
 
 
 def _is_sigmoid(e: sp.Expr) -> bool:
@@ -59,10 +63,23 @@ def _inside(e: sp.Expr) -> sp.Expr:
 
 
 def _without_growth(product: sp.Expr) -> sp.Expr:
-    """exp(y) σ(x), where x + y is a number c, as exp(c) σ(−x): neither factor overflows."""
+    """exp(c − k x) σ(x)^n, for numbers c and 0 < k ≤ n, as exp(c) σ(−x)^k σ(x)^(n−k): no factor overflows."""
     for grown in [f for f in product.args if isinstance(f, sp.exp)]:
-        for bounded in [f for f in product.args if isinstance(f, sigmoid)]:
-            c = sp.expand(grown.args[0] + bounded.args[0])
-            if c.is_number:
-                return sp.exp(c) * sigmoid(-bounded.args[0]) * product / (grown * bounded)
+        for bounded in product.args:
+            base, n = bounded.as_base_exp()
+            k = _ratio(grown.args[0], base.args[0]) if isinstance(base, sigmoid) and n.is_number else None
+            if k is not None and 0 < k <= n:
+                x, rest = base.args[0], product / (grown * bounded)
+                c = sp.expand(grown.args[0] + k * x)
+                return sp.exp(c) * sigmoid(-x) ** k * base ** (n - k) * rest
     return product
+
+
+def _ratio(y: sp.Expr, x: sp.Expr) -> sp.Expr | None:
+    """The number k for which y + k x is a number, if there is one."""
+    symbols = sorted(x.free_symbols, key=str)
+    if not symbols:
+        return None
+    slope = sp.expand(x).coeff(symbols[0], 1)
+    k = sp.nsimplify(sp.simplify(-sp.expand(y).coeff(symbols[0], 1) / slope), rational=True) if slope != 0 else None
+    return k if k is not None and k.is_number and sp.expand(y + k * x).is_number else None

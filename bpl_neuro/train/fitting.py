@@ -81,6 +81,12 @@ class Fit:
         self.started(trainer)
         of = "" if self.epochs is None else f"/{self.epochs}"
         with training_progress(self.progress) as bar:
+            if self.is_done(trainer):
+                bar.console.print(
+                    f"nothing to train: {trainer.epoch} epochs and {trainer.batches} batches are done; `epochs` and "
+                    "`stop_at` are totals",
+                    soft_wrap=True,
+                )
             while not self.is_done(trainer):
                 job = bar.add_task(f"epoch {trainer.epoch + 1}{of}", total=None, loss="")
                 rng = np.random.default_rng([trainer.seed, trainer.epoch])

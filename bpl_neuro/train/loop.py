@@ -92,8 +92,15 @@ def run_batch(
         When the circuit's state or a parameter stops being finite. The error has the state with the last finite
         parameters, without its place in a stream, as ``.state``.
     """
+    instance("learner", learner, Learner, "a Learner")
+    instance("state", state, LearnerState, "a LearnerState")
+    if watch is not None and not callable(watch):
+        raise ValidationError(f"`watch` must be a function of a step, got {watch!r}")
     if state.learner is not learner:
-        raise ValidationError("`state` is the state of another learner")
+        raise ValidationError(
+            "`state` is the state of another learner; to go on from what it has learned, give that learner's own state "
+            "the same parameters: `learner.initial().replace(psi=…, phi=…, theta=…)`"
+        )
     trials = _Trials(batch, learner.circuit, learner.readout)
     position = state.position if batch.stream else None
     if position is not None and len(position["s"]) != trials.B:

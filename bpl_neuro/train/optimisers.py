@@ -191,10 +191,18 @@ def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Seq
     """An optimiser for each name: the one given, those of a mapping, or Adam; ValidationError for an unknown name."""
     optimisers = Adam() if given is None else given
     if not isinstance(optimisers, Mapping):
-        if not (hasattr(optimisers, "init") and hasattr(optimisers, "step")):
-            raise ValidationError(f"`optimiser` must be an optimiser like Adam(1e-3), or a mapping; got {given!r}")
-        return dict.fromkeys(names, optimisers)
+        return dict.fromkeys(names, _checked(optimisers, "`optimiser`", "or a mapping"))
     for name in optimisers:
         if name not in names:
             raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(names)}")
-    return {name: optimiser for name, optimiser in optimisers.items() if optimiser is not None}
+    return {
+        name: _checked(optimiser, f"`optimiser` of {name}", "or None")
+        for name, optimiser in optimisers.items()
+        if optimiser is not None
+    }
+
+
+def _checked(optimiser: Any, where: str, otherwise: str) -> Any:
+    if not (hasattr(optimiser, "init") and hasattr(optimiser, "step")):
+        raise ValidationError(f"{where} must be an optimiser like Adam(1e-3), {otherwise}; got {optimiser!r}")
+    return optimiser

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["PER_TRIAL", "SUM_ONLY", "Schedule"]
@@ -21,10 +21,20 @@ class Schedule:
         they are frozen until the batch has ended.
     moves : bool
         False: nothing moves; gradients are summed, for whoever wants to look at them.
+
+    Raises
+    ------
+    ValidationError
+        For an `every` that is no whole number ≥ 1.
     """
 
     every: int | None = None
     moves: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            positive_int("every", self.every)
+        instance("moves", self.moves, bool, "True or False")
 
     @classmethod
     def of(cls, name: str, update_every: int = 1) -> Schedule:

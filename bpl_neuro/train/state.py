@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import generator, instance, number
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.units import whole_steps
 from bpl_neuro.rules.base import Gradients, Rule
-from bpl_neuro.train.optimisers import Optimiser
+from bpl_neuro.train.optimisers import by_name
 from bpl_neuro.train.schedule import Schedule
 
 __all__ = ["INTERVENED", "PARAMETERS", "Learner", "LearnerState", "Log", "Totals"]
@@ -92,11 +95,12 @@ class Learner:
     circuit, readout : Circuit, Readout
         With the weights that learning starts from.
     rule : Rule
-    optimisers : mapping of str to Optimiser
-        By name of a parameter; one without does not learn.
+    optimisers : Optimiser, or mapping of str to Optimiser
+        One for everything, or by name of a parameter ("psi", "phi", "theta"); one without does not learn.
     schedule : Schedule
-    error_delay : int
-        Steps by which c_t reaches the rule late. An error still on its way when its trial ends is lost.
+    error_delay : int or str
+        Steps, or a time like ``"20*ms"``, by which c_t reaches the rule late. An error still on its way when its trial
+        ends is lost.
     rate_penalty : float
         ρ: adds ½ ρ Σ r² per trial to every step's loss in c, never late; not to the loss that is reported.
     weight_penalty : float
@@ -111,13 +115,24 @@ class Learner:
     circuit: Circuit
     readout: Readout
     rule: Rule
-    optimisers: Mapping[str, Optimiser]
+    optimisers: Any
     schedule: Schedule
-    error_delay: int = 0
+    error_delay: Any = 0
     rate_penalty: float = 0.0
     weight_penalty: float = 0.0
 
     def __post_init__(self) -> None:
+        kinds = {"circuit": Circuit, "readout": Readout, "rule": Rule, "schedule": Schedule}
+        for name, kind in kinds.items():
+            instance(name, getattr(self, name), kind, f"a {kind.__name__}")
+        values = {
+            "optimisers": MappingProxyType(by_name(self.optimisers, PARAMETERS)),
+            "error_delay": whole_steps("error_delay", self.error_delay, self.circuit.model.dt),
+            "rate_penalty": number("rate_penalty", self.rate_penalty),
+            "weight_penalty": number("weight_penalty", self.weight_penalty),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         for name in ("readout", "rule"):
             if not self.circuit.fits(getattr(self, name)):
                 raise ValidationError(f"`{name}` was made for another circuit")
@@ -158,6 +173,7 @@ class Learner:
 
     def initial(self, seed: int = 0, theta: Any = None) -> LearnerState:
         """The state before anything was learned; `seed` is that of the noise, `theta` the rule's own parameters."""
+        generator("seed", seed)
         circuit, readout = self.circuit, self.readout
         state = LearnerState(
             learner=self, psi=circuit.psi.copy(), phi=readout.phi.copy(),
@@ -243,8 +259,9 @@ class LearnerState:
         if vars(self) or name.startswith("__"):
             raise AttributeError(f"a LearnerState has no {name!r}")
         raise ValidationError(
-            f"`{name}` of a state that is spent: what it held went on into the state that was returned for it; "
-            "keep one with `state.copy()` before it is given away"
+            f"the state is spent (asked for its `{name}`): what it held went on into the state that was returned for "
+            "it; keep one with `state.copy()` before it is given away. While a batch is learned from, ask the step "
+            'that a watcher gets, like `step.parameter("theta")`'
         )
 
     def __repr__(self) -> str:

@@ -62,8 +62,19 @@ class Step:
         return None if value is None else value.copy()
 
     def trace(self, a: int, j: int) -> tuple[slice, Any]:
-        """The trace of a synapse as `bpl_neuro.rules.traces.Trace.column` gives it, without a copy of the carry."""
+        """The trace of a synapse as `bpl_neuro.rules.traces.Trace.column` gives it, without a copy of the carry.
+
+        Raises
+        ------
+        ValidationError
+            If the rule holds no such trace, or after the watcher has returned.
+        """
         rule: Any = self.rule
+        if not hasattr(rule, "trace"):
+            raise ValidationError(f"{rule!r} has no eligibility trace")
+        units, inputs = rule.synthesiser.d, rule.synthesiser.m
+        if not (0 <= a < units and 0 <= j < inputs):
+            raise ValidationError(f"a synapse (a, j) lies in 0 … {units - 1}, 0 … {inputs - 1}; got {(a, j)}")
         return rule.trace.column((self._kept or self._now()[0])["trace"], a, j)
 
     def _now(self) -> tuple[Carry, LearnerState]:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, number, positive_int
+from bpl_neuro.checks import generator, instance, positive_int
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.model.units import whole_steps
 from bpl_neuro.rules.base import Rule
 from bpl_neuro.tasks.base import Batch, Task
 from bpl_neuro.tasks.timing import check_step
@@ -22,9 +21,9 @@ from bpl_neuro.train.fitting import Fit
 from bpl_neuro.train.forking import Beginning, find
 from bpl_neuro.train.loop import run_batch, score
 from bpl_neuro.train.memory import check_fits, plan
-from bpl_neuro.train.optimisers import Optimiser, by_name
+from bpl_neuro.train.optimisers import Adam, Optimiser
 from bpl_neuro.train.schedule import Schedule
-from bpl_neuro.train.state import INTERVENED, PARAMETERS, Learner, LearnerState, Totals
+from bpl_neuro.train.state import INTERVENED, PARAMETERS, Learner, LearnerState, Totals, copied
 from bpl_neuro.train.step import Outcome, Recording, Watch
 
 __all__ = ["Trainer"]
@@ -78,14 +77,10 @@ class Trainer:
         weight_penalty: float = 0.0,
         seed: int = 0,
     ) -> None:
-        instance("circuit", circuit, Circuit, "a Circuit")
-        instance("readout", readout, Readout, "a Readout")
-        instance("rule", rule, Rule, "a Rule")
         generator("seed", seed)
         self.learner = Learner(
-            circuit, readout, rule, by_name(optimiser, PARAMETERS), Schedule.of(schedule, update_every),
-            whole_steps("error_delay", error_delay, circuit.model.dt),
-            number("rate_penalty", rate_penalty), number("weight_penalty", weight_penalty),
+            circuit, readout, rule, Adam() if optimiser is None else optimiser, Schedule.of(schedule, update_every),
+            error_delay, rate_penalty, weight_penalty,
         )  # fmt: skip
         self.seed = seed
         self.state = self.learner.initial(seed)
@@ -170,18 +165,18 @@ class Trainer:
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One entry per epoch."""
-        return self.state.log.history
+        """One entry per epoch; a copy."""
+        return copied(self.state.log.history)
 
     @property
     def losses(self) -> list[float]:
-        """Loss of every batch trained by `fit`."""
-        return self.state.log.losses
+        """Loss of every batch trained by `fit`; a copy."""
+        return list(self.state.log.losses)
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The parameters with the lowest validation loss, and that loss; None before there was any."""
-        return self.state.log.best
+        """The parameters with the lowest validation loss, and that loss (a copy); None before there was any."""
+        return copied(self.state.log.best)
 
     @property
     def batches(self) -> int:
@@ -318,9 +313,10 @@ class Trainer:
 
     def restore_best(self) -> Trainer:
         """Set the parameters with the lowest validation loss."""
-        if self.best is None:
+        best = self.best
+        if best is None:
             raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
-        kept = {name: self.best[name] for name in PARAMETERS if self.best[name] is not None}
+        kept = {name: best[name] for name in PARAMETERS if best[name] is not None}
         return self.set_parameters(**kept)
 
     # Files, forks, and a fresh start.
