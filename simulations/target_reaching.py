@@ -217,7 +217,7 @@ def show(config: Config, folder: RunFolder) -> None:
         "of optimum",
         "loss learnt",
         "cosine then",
-        title="medians over seeds; of optimum, cosine then: means",
+        title="medians over seeds; of optimum, cosine then (all epochs): means",
     )
     s = folder.summary
     for lam in config.lams:

@@ -344,3 +344,13 @@ def test_the_lstm_against_its_textbook_formulas():
     c_new = gate_forget * c + gate_in * np.tanh(u[2])
     expected = np.stack([gate_out * np.tanh(c_new), c_new], axis=-1)
     np.testing.assert_allclose(circuit.step(circuit.state(s), x).new.s.reshape(4, 5, 2), expected, atol=1e-15)
+
+
+def test_the_root_of_a_square_is_an_absolute_value_also_for_the_exact_method():
+    equations = "dx/dt = (-x + sqrt(u**2)) / tau : 1\nu : 1\ntau : second"
+    model = bpl.Model.from_equations(equations, rate="x", parameters={"tau": "5*ms"}, dt="1*ms", method="exact")
+    assert reference.derivative_error(model) < 1e-7
+    with pytest.raises(bpl.ModelError, match="linear in the states"):
+        bpl.Model.from_equations(
+            equations.replace("u**2", "x**2"), rate="x", parameters={"tau": "5*ms"}, dt="1*ms", method="exact"
+        )

@@ -846,6 +846,8 @@ def test_what_is_shown_of_a_state_is_short_also_where_it_is_spent():
     assert repr(old) == "<LearnerState: spent>"
     assert repr(trainer.state) == "<LearnerState after 1 batches, 3 trials: psi 28, phi 10, theta 20>"
     assert "trace='auto'" in repr(trainer) and "1 batches" in repr(trainer)
+    trainer.state.take()
+    assert "spent" in repr(trainer)
 
 
 def parts():
@@ -932,3 +934,31 @@ def test_weights_must_be_finite_in_the_circuits_own_precision():
         bpl.Circuit("leaky_tanh", 3, 2, weights=large, dtype="float32")
     with pytest.raises(bpl.ValidationError, match="finite in float32"):
         bpl.Circuit("leaky_tanh", 3, 2, dtype="float32").with_weights(name, large[name])
+
+
+def test_a_number_of_batches_that_is_behind_ends_a_fit_at_once():
+    task = bpl.tasks.TargetReaching(patterns=2, steps=4, input_size=2, batches_per_epoch=4)
+    trainer = bpl.Trainer(*parts(), seed=np.int64(3)).fit(task, batch_size=2, progress=False)
+    for epochs in (None, 3):
+        trainer.fit(task, epochs=epochs, stop_at=2, batch_size=2, progress=False)
+        assert trainer.batches == 4
+    with pytest.raises(bpl.ValidationError, match="whole number"):
+        bpl.Trainer(*parts(), seed=np.random.default_rng(0))
+
+
+def test_what_was_silenced_stays_so_in_the_best_parameters(tmp_path):
+    task = bpl.tasks.TargetReaching(patterns=2, steps=4, input_size=2, batches_per_epoch=2)
+    circuit = bpl.Circuit("ei", {"exc": 4, "inh": 3}, 2, seed=0)
+    trainer = bpl.Trainer(circuit, bpl.Readout(circuit, 2), bpl.rules.EProp(circuit), seed=np.int64(3))
+    trainer.fit(task, batch_size=2, progress=False)
+    bpl.interventions.silence_projection(trainer, "inh->exc").restore_best()
+    assert not trainer.weights["inh->exc"].any() and trainer.weights["exc->inh"].any()
+    trainer.save(tmp_path / "c.npz")
+
+
+def test_a_circuit_made_with_an_array_does_not_change_with_it():
+    circuit, readout, _ = parts()
+    psi, phi = circuit.psi.copy(), readout.phi.copy()
+    other, reading = circuit.with_psi(psi), readout.with_phi(phi)
+    psi[0] = phi[0] = np.nan
+    assert np.isfinite(other.psi).all() and np.isfinite(reading.phi).all()

@@ -181,7 +181,7 @@ class Circuit(Dynamics):
             raise ValidationError(f"`psi` must have shape ({self.layout.size},), got {psi.shape}")
         if not self.xp.isfinite(psi).all():
             raise ValidationError("`psi` must be finite")
-        return self.holding(psi)
+        return self.holding(psi.copy())
 
     def with_weights(self, projection: str, W: Any) -> Circuit:
         """The circuit with other weights of a projection.

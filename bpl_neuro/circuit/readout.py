@@ -102,7 +102,7 @@ class Readout:
             raise ValidationError(f"`phi` must have shape ({self.layout.size},), got {phi.shape}")
         if not self.circuit.xp.isfinite(phi).all():
             raise ValidationError("`phi` must be finite")
-        return self.holding(phi)
+        return self.holding(phi.copy())
 
     def holding(self, phi: Any) -> Readout:
         """The readout with other weights, taken as they are: nothing is checked."""

@@ -21,7 +21,7 @@ import sympy as sp
 from bpl_neuro.errors import ModelError
 from bpl_neuro.model.derivative import derivative
 from bpl_neuro.model.expressions import DT, ExpressionReader, is_noise, reason, symbol
-from bpl_neuro.model.functions import FLAT, exprel, written_functions
+from bpl_neuro.model.functions import FLAT, absolute, exprel, written_functions
 from bpl_neuro.model.quantities import brian2_parts, check_text, parse_expression
 from bpl_neuro.model.stable import stabilise
 
@@ -199,7 +199,7 @@ def read_equations(
         system = None
     else:
         states = tuple(differential)
-        slopes = [bodies[name].subs(subexpressions, simultaneous=True) for name in states]
+        slopes = [bodies[name].subs(subexpressions, simultaneous=True).replace(sp.Abs, absolute) for name in states]
         slopes, noise_scale = _split_noise(slopes, states, inputs, method or "euler", where)
         new, system = _integrate(states, slopes, inputs, method or "euler", where)
     _check_memory(states, stateless, where)

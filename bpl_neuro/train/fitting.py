@@ -65,7 +65,10 @@ class Fit:
     def is_done(self, trainer: Any) -> bool:
         """Whether there is nothing left to train."""
         last = math.inf if self.epochs is None else self.epochs
-        return trainer.epoch >= last or trainer.batches == self.stop_at
+        return trainer.epoch >= last or self._has_stopped(trainer)
+
+    def _has_stopped(self, trainer: Any) -> bool:
+        return self.stop_at is not None and trainer.batches >= self.stop_at
 
     def started(self, trainer: Any) -> LearnerState:
         """The trainer's state, with the task's curriculum and the state's at one place: that of the state, if any."""
@@ -94,7 +97,7 @@ class Fit:
                 for batch in itertools.islice(trials, trainer.within_epoch, None):
                     outcome = self._train(trainer, batch)
                     bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")
-                    if trainer.batches == self.stop_at:
+                    if self._has_stopped(trainer):
                         break
                 else:
                     entry = self._end_epoch(trainer)

@@ -77,18 +77,20 @@ class Trainer:
         weight_penalty: float = 0.0,
         seed: int = 0,
     ) -> None:
+        if isinstance(seed, np.random.Generator):
+            raise ValidationError("`seed` of a Trainer must be a whole number ≥ 0: it is written to checkpoints")
         generator("seed", seed)
         self.learner = Learner(
             circuit, readout, rule, Adam() if optimiser is None else optimiser, Schedule.of(schedule, update_every),
             error_delay, rate_penalty, weight_penalty,
         )  # fmt: skip
-        self.seed = seed
-        self.state = self.learner.initial(seed)
+        self.seed = int(seed)
+        self.state = self.learner.initial(self.seed)
         self._beginning: Beginning | None = None
         self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
 
     def __repr__(self) -> str:
-        return f"<Trainer: {self.rule!r}, updates per {self.schedule}; {self.batches} batches trained>"
+        return f"<Trainer: {self.rule!r}, updates per {self.schedule}; {self.state!r}>"
 
     # What was given, and what was learned.
 
@@ -317,6 +319,7 @@ class Trainer:
         if best is None:
             raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
         kept = {name: best[name] for name in PARAMETERS if best[name] is not None}
+        self.state.circuit.constrain(kept["psi"])  # what was silenced since then stays so
         return self.set_parameters(**kept)
 
     # Files, forks, and a fresh start.
