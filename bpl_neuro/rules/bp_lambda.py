@@ -115,10 +115,6 @@ class BPLambda(TracedRule):
         """Σ δ e and Σ C ∂s/∂Ψ over the trials, by offline λ-SG."""
         return sweep(self, trajectory, theta)
 
-    def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
-        """`assign` for all steps: Σ_t Σ_B C_t ∂s_t/∂Ψ; `prospective` is κ g, (T, B, n)."""
-        return trajectory.parameter_gradient(trajectory.c + prospective)
-
     def __repr__(self) -> str:
         options = {"gamma": self.gamma, "lam": self.lam, "sg_weight": self.sg_weight, **self.trace_options()}
         return f"{type(self).__name__}({options_text(self, **options)})"

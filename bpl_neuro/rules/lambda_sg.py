@@ -135,9 +135,5 @@ class LambdaSG(SyntheticGradientRule):
         """The sums over the trials."""
         return sweep(self, trajectory, theta)
 
-    def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
-        """Σ_t Σ_B (c_t + κ g_t) ∂s_t/∂Ψ."""
-        return trajectory.parameter_gradient(trajectory.c + prospective)
-
     def __repr__(self) -> str:
         return f"LambdaSG({options_text(self, gamma=self.gamma, lam=self.lam, sg_weight=self.sg_weight)})"

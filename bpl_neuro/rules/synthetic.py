@@ -8,6 +8,7 @@ from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.synthesiser import Synthesiser
+from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.model.units import per_step
 from bpl_neuro.rules.base import Rule, altered
 
@@ -53,3 +54,7 @@ class SyntheticGradientRule(Rule):
         """κ g, through the pathway: what the circuit hears of the prediction."""
         reaching = g if self.pathway is None else g @ self.pathway
         return reaching if self.sg_weight == 1 else self.sg_weight * reaching
+
+    def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
+        """The circuit's gradient over whole trials, Σ_t Σ_B (c_t + κ g_t) ∂s_t/∂Ψ; `prospective` is κ g, (T, B, n)."""
+        return trajectory.parameter_gradient(trajectory.c + prospective)

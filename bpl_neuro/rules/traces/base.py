@@ -8,9 +8,9 @@ from typing import Any, ClassVar, TypeVar
 from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.rules.base import Carry, clear
+from bpl_neuro.rules.base import Carry
 
-__all__ = ["TRACES", "Trace", "cleared", "register"]
+__all__ = ["TRACES", "Trace", "register"]
 
 
 class Trace(ABC):
@@ -106,10 +106,3 @@ def register(trace: _Trace) -> _Trace:
         raise ValidationError(f"there already is a trace {trace.name!r}")
     TRACES[trace.name] = trace
     return trace
-
-
-def cleared(xp: Any, e: Any, end: Any) -> Any:
-    """A trace, or a list of traces, of (B, …), put at 0 in the trials that end, in place."""
-    for part in e if isinstance(e, list) else [e]:
-        clear(xp, part, end)
-    return e

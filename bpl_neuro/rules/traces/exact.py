@@ -8,7 +8,7 @@ from bpl_neuro.circuit.synthesiser import Response, SubspaceSynthesiser, Synthes
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, clear
-from bpl_neuro.rules.traces.base import Trace, cleared, register
+from bpl_neuro.rules.traces.base import Trace, register
 from bpl_neuro.rules.traces.influence import carried, influence, influence_size, move_on
 
 __all__ = ["FullTrace", "ReducedTrace", "SweepTrace"]
@@ -133,4 +133,6 @@ class ReducedTrace(Trace):
         return {"e": new}
 
     def restart(self, carry: Carry, end: Any) -> Carry:
-        return {"e": cleared(self.synthesiser.circuit.xp, carry["e"], end)} if end.any() else carry
+        if end.any():
+            clear(self.synthesiser.circuit.xp, carry["e"], end)
+        return carry
