@@ -1,8 +1,8 @@
 """Take what benchmarks found into the documentation: ``python docs/make_results.py [RUN_FOLDER …]``.
 
-The results of each run folder, finished or not, are merged into docs/results/NAME.json, and the tables of results.md are
-written anew from these files, each between its two marks. Pieces of a long run (some of the labels, some of the seeds)
-can so be taken in one after another, in any order. Without a folder only the tables are written.
+The results of each run folder, finished or not, are merged into docs/results/NAME.json, and the tables of results.md
+are written anew from these files, each between its two marks. Pieces of a long run (some of the labels, some of the
+seeds) can so be taken in one after another, in any order. Without a folder only the tables are written.
 """
 
 from __future__ import annotations

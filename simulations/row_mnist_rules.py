@@ -209,9 +209,10 @@ def draw(folder: RunFolder, results: Mapping[str, Any], record: xr.Dataset) -> N
         values = record["test_accuracy"].sel(tested=epochs)
         for seed in record["seed"].values:
             axes[0, 0].plot(values.sel(seed=seed), y, "o", ms=4, alpha=0.6, mew=0, color=colour)
-        axes[0, 0].plot(values.mean("seed"), y, "|", ms=12, mew=2, color=colour, label=f"{epochs} epochs")
-    axes[0, 0].set(yticks=y, yticklabels=titles, xlabel="test accuracy (dots: seeds, bars: means)")
-    axes[0, 0].legend(loc="lower left")
+        axes[0, 0].plot(values.mean("seed"), y, "|", ms=12, mew=2, color=colour, label=int(epochs))
+    axes[0, 0].set(yticks=y, yticklabels=titles, ylim=(-0.7, len(y) - 0.3))
+    axes[0, 0].set(xlabel="test accuracy (dots: seeds, bars: means)")
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="epochs")
     folder.save_figure(fig, "accuracy")
     fig, axes = plotting.figure(figsize=(10, 6))
     curves = dict(zip(titles, record["validation_accuracy"].values, strict=True))

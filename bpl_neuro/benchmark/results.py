@@ -179,9 +179,9 @@ def choose(tuning: Sequence[Record]) -> dict[str, float]:
     by_options: dict[tuple[tuple[str, float], ...], list[float]] = {}
     for record in tuning:
         score = -np.inf if record["diverged"] else record["validation_accuracy"][-1]
-        options: tuple[tuple[str, float], ...] = tuple(sorted(record["options"].items()))
-        by_options.setdefault(options, []).append(score)
-    return dict(max(sorted(by_options), key=lambda options: float(np.mean(by_options[options]))))
+        by_options.setdefault(tuple(sorted(record["options"].items())), []).append(score)
+    best = max(sorted(by_options), key=lambda options: float(np.mean(by_options[options])))
+    return dict(best)
 
 
 def results_text(results: Results) -> str:
