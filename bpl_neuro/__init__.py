@@ -20,11 +20,12 @@ from bpl_neuro.look import analysis, plotting
 from bpl_neuro.look.comparison import PassiveRules, compare, comparison_table
 from bpl_neuro.look.recording import Recorder
 from bpl_neuro.model.spec import Model, available_models
-from bpl_neuro.rules import BPLambda, Rule, make_rule
+from bpl_neuro.rules import BPLambda, BPLambdaEProp, Rule, make_rule
 from bpl_neuro.tasks import ArrayTask, Batch, Task, make_task
 from bpl_neuro.train import interventions
 from bpl_neuro.train.loop import batch_updates, run_batch
 from bpl_neuro.train.optimisers import SGD, Adam, Clip, CosineDecay, ExponentialDecay
+from bpl_neuro.train.rls import RLS
 from bpl_neuro.train.schedule import Schedule
 from bpl_neuro.train.state import Learner, LearnerState
 from bpl_neuro.train.step import Outcome, Step
@@ -36,10 +37,12 @@ except PackageNotFoundError:  # running from a source tree that was never instal
     __version__ = "0+unknown"
 
 __all__ = [
+    "RLS",
     "SGD",
     "Adam",
     "ArrayTask",
     "BPLambda",
+    "BPLambdaEProp",
     "BackendError",
     "Batch",
     "BplError",

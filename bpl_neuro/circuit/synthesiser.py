@@ -7,6 +7,7 @@ predict within a subspace (`SubspaceSynthesiser`), and units behind a layer that
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from bpl_neuro.checks import generator, instance, positive_int, real_array
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
+from bpl_neuro.circuit.regression import Family, Regression
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
@@ -54,14 +56,17 @@ class Response(NamedTuple):
 class Synthesiser:
     """One unit per circuit state variable; its equation comes from the model file.
 
-    ``Synthesiser(circuit, subspace=…)`` gives a `SubspaceSynthesiser`, and one with a plastic expansion layer, or a
-    learned subspace, a `PlasticSynthesiser`.
+    ``Synthesiser(circuit, subspace=…)`` gives a `SubspaceSynthesiser`, one with a plastic expansion layer, or a learned
+    subspace, a `PlasticSynthesiser`, and ``Synthesiser(circuit, target="current")`` a `CompatibleSynthesiser`.
 
     Parameters
     ----------
     circuit : Circuit
+    target : {"state", "current"}
+        What is predicted: the credit of the states, as in the paper, or that of the input currents from what the
+        synapses see.
     sees : {"state", "rate"}, optional
-        z = [s; 1] or [r; 1]; the model's `sees` by default.
+        z = [s; 1] or [r; 1]; the model's `sees` by default. "synapses" where the target is "current".
     sees_input : bool, optional
         Append the circuit's input: z = [s; x; 1]; the model's by default.
     expansion : int, optional
@@ -96,6 +101,8 @@ class Synthesiser:
         Whether there is one unit for each state variable, which predicts for that one alone.
     hidden : tuple or None
         Shape (H, k) of a plastic expansion layer.
+    regression : Regression or None
+        θ as the regressions that least squares can solve; None where g is not linear in θ.
     Q : (H, k) array or None
         Weights of the expansion layer at the start.
 
@@ -111,6 +118,10 @@ class Synthesiser:
     def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
         """The class that these options ask for."""
         if cls is Synthesiser:
+            if options.get("target") == "current" or options.get("sees") == "synapses":
+                from bpl_neuro.circuit.compatible import CompatibleSynthesiser  # which is built on this class
+
+                return super().__new__(CompatibleSynthesiser)
             subspace, plastic = options.get("subspace"), options.get("plastic_expansion")
             if isinstance(subspace, str) and subspace == "learned":
                 return super().__new__(PlasticSynthesiser)
@@ -124,6 +135,7 @@ class Synthesiser:
         self,
         circuit: Circuit,
         *,
+        target: str = "state",
         sees: str | None = None,
         sees_input: bool | None = None,
         expansion: int | None = None,
@@ -135,14 +147,18 @@ class Synthesiser:
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
         spec = circuit.model.spec.synthesiser
-        self.circuit = circuit
+        if target != "state":
+            raise ValidationError(f'`target` must be "state" or "current", got {target!r}')
+        self.circuit, self.target = circuit, target
         for name, value in (("sees_input", sees_input), ("plastic_expansion", plastic_expansion)):
             if value is not None:
                 instance(name, value, bool, "True or False")
         self.sees = spec.sees if sees is None else sees
         self.sees_input = spec.sees_input if sees_input is None else sees_input
         if self.sees not in ("state", "rate"):
-            raise ValidationError(f'`sees` must be "state" or "rate", got {self.sees!r}')
+            raise ValidationError(
+                f'`sees` must be "state" or "rate", or "synapses" with `target` = "current"; got {self.sees!r}'
+            )
         if subspace is None and dimension is not None:
             raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
         self.n = self.d = circuit.n
@@ -157,6 +173,19 @@ class Synthesiser:
         _, inputs, constants = unit.symbols
         self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
+
+    @functools.cached_property
+    def regression(self) -> Regression | None:
+        """All outputs see the same z; None where g is not linear in θ."""
+        if not self.linear or self.hidden:
+            return None
+        return Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
+
+    def moment(self, z: Any, counts: Any) -> Any:
+        """Σ_B φ'² z zᵀ over the rows that count, flat, float64: what `regression` has one matrix for."""
+        slope = self(z[:1], self.initial_theta()).slope
+        assert self.regression is not None
+        return self.regression.moments([slope * (counts[:, None] * z)], self.circuit.xp)
 
     def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
         """Draw what is fixed, and say which blocks θ has."""

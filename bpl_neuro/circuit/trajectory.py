@@ -99,6 +99,14 @@ class Trajectory:
             return self.rows.vjp(v.reshape(-1, wiring.n), part).reshape(v.shape)
         return wiring.xp.stack([self[t].vjp(v[t], part) for t in range(len(self))])
 
+    def back_from_inputs(self, received: Sequence[Any]) -> Any:
+        """`Transition.back_from_inputs` of every step, of rows (T·B, P, N): (T, B, n)."""
+        (T, B), wiring = self.end.shape, self.rows.wiring
+        if self.moved is None:
+            return self.rows.back_from_inputs(received).reshape(T, B, -1)
+        rows = [slice(t * B, (t + 1) * B) for t in range(T)]
+        return wiring.xp.stack([self[t].back_from_inputs([w[rows[t]] for w in received]) for t in range(T)])
+
     def parameter_gradient(self, credits: Any) -> Any:
         """Σ_t Σ_B C_t · ∂s_t/∂Ψ of credits (T, B, n): one matrix product for each group of synapses."""
         return self.rows.parameter_gradient(credits.reshape(-1, self.rows.wiring.n))

@@ -6,8 +6,8 @@ J_t = blockdiag(A_t) + O_t,  O_t = Σ_p C_{t,p} W_p D_{t−1}ᵀ       own past 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bpl_neuro.circuit.wiring import Parts, State, Synapses, Wiring, column, credit_of_inputs, summed_gradient
@@ -63,9 +63,26 @@ class Transition:
 
     def back(self, parts: Parts, part: str = "both") -> Parts:
         """`vjp` of row vectors that were taken apart (`Wiring.split`) and stay so: for going back many steps."""
-        slopes = [self.wiring.slopes(synapses, self.previous) for synapses in self.wiring.synapses]
         A, C = ([tuple(factors.values()) for factors in entries] for entries in (self.A, self.C))
-        return self.wiring.back(parts, A, C, slopes, self.wiring.recurrent(self.weights), part)
+        return self.wiring.back(parts, A, C, self._slopes(), self.wiring.recurrent(self.weights), part)
+
+    def back_from_inputs(self, received: Sequence[Any]) -> Any:
+        """Credit of the summed inputs, (B, P, N) of each population, to the states before: q W D, (B, n)."""
+        parts = self.wiring.back_from_inputs(received, self._slopes(), self.wiring.recurrent(self.weights))
+        return self.wiring.join(parts)
+
+    def _slopes(self) -> list[Mapping[int, Any]]:
+        return [self.wiring.slopes(synapses, self.previous) for synapses in self.wiring.synapses]
+
+    def coupled(self, share: float) -> Transition:
+        """The same step with every weight between neurons times `share`, so that its J is blockdiag(A) + share · O."""
+        if share == 1:
+            return self
+        weights = dict(self.weights)
+        for synapses in self.wiring.synapses:
+            if synapses.pre is not None:
+                weights[synapses.key] = share * weights[synapses.key]
+        return replace(self, weights=weights)
 
     def jvp(self, M: Any) -> Any:
         """Columns through the step: J M, (B, n, m) → (B, n, m). Costs O(B·n²·m)."""
@@ -130,8 +147,15 @@ class Transition:
 
         0 for synapses that do not exist or are not plastic.
         """
-        sent = [self.wiring.sent(synapses, self.previous, self.x) for synapses in self.wiring.synapses]
-        return summed_gradient(self.wiring, self.mask, self.input_credit(v), sent)
+        return self.gradient_from_inputs(self.input_credit(v))
+
+    def sent(self) -> list[Any]:
+        """What arrives at the synapses of every group, (B, N_pre): inputs and presynaptic rates, delayed where so."""
+        return [self.wiring.sent(synapses, self.previous, self.x) for synapses in self.wiring.synapses]
+
+    def gradient_from_inputs(self, received: Sequence[Any]) -> Any:
+        """`parameter_gradient` from the gradient with respect to the summed inputs, (B, P, N) of each population."""
+        return summed_gradient(self.wiring, self.mask, received, self.sent())
 
     def add_parameter_jacobian(self, M: Any) -> None:
         """Add ∂s_t/∂Ψ at fixed s_{t−1} to M (B, n, |Ψ|), in place; nothing for synapses that are not plastic."""

@@ -141,17 +141,35 @@ class Wiring:
                 credit_of_inputs(pop, v, factors, self)
                 for pop, v, factors in zip(self.populations, parts, C, strict=True)
             ]
-            for synapses, D, W in zip(self.synapses, slopes, weights, strict=True):
-                if synapses.pre is None:
-                    continue
-                sent = _ports(received[synapses.post], synapses.ports) @ W
-                totals = sums[synapses.pre]
-                for j, d in D.items():
-                    totals[j] = _plus(totals[j], sent if len(D) == 1 and type(d) is int and d == 1 else sent * d)
-        for totals, before in zip(sums, parts, strict=True):
+            self._add_sent(sums, received, slopes, weights)
+        return self._whole(sums, parts[0][0])
+
+    def back_from_inputs(
+        self, received: Sequence[Any], slopes: Sequence[Mapping[int, Any]], weights: Sequence[Any]
+    ) -> Parts:
+        """Credit of summed inputs, (B, P, N) of each population, to the states before the step: q W D."""
+        sums: Parts = [[0] * pop.S for pop in self.populations]
+        self._add_sent(sums, received, slopes, weights)
+        return self._whole(sums, received[0][:, 0])
+
+    def _add_sent(
+        self, sums: Parts, received: Sequence[Any], slopes: Sequence[Mapping[int, Any]], weights: Sequence[Any]
+    ) -> None:
+        """Add what goes back through the synapses, in place."""
+        for synapses, D, W in zip(self.synapses, slopes, weights, strict=True):
+            if synapses.pre is None:
+                continue
+            sent = _ports(received[synapses.post], synapses.ports) @ W
+            totals = sums[synapses.pre]
+            for j, d in D.items():
+                totals[j] = _plus(totals[j], sent if len(D) == 1 and type(d) is int and d == 1 else sent * d)
+
+    def _whole(self, sums: Parts, like: Any) -> Parts:
+        """With zeros where nothing arrives; `like` has the rows and the type of what does."""
+        for totals, pop in zip(sums, self.populations, strict=True):
             for k, total in enumerate(totals):
-                if not getattr(total, "ndim", 0):  # nothing arrives there
-                    totals[k] = self.xp.zeros_like(before[k])
+                if not getattr(total, "ndim", 0):
+                    totals[k] = self.xp.zeros((*like.shape[:-1], pop.N), like.dtype)
         return sums
 
     def recurrent(self, weights: Mapping[str, Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from bpl_neuro.rules.base import RULES, Gradients, Rule, register
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
 from bpl_neuro.rules.bptt import BPTT, TruncatedBPTT
+from bpl_neuro.rules.compatible import CompatibleBPLambda, CompatibleBPLambdaEProp
 from bpl_neuro.rules.eprop import EProp
 from bpl_neuro.rules.immediate import Immediate
 from bpl_neuro.rules.lambda_sg import LambdaSG
@@ -28,6 +29,8 @@ __all__ = [
     "RULES",
     "BPLambda",
     "BPLambdaEProp",
+    "CompatibleBPLambda",
+    "CompatibleBPLambdaEProp",
     "EProp",
     "Gradients",
     "Immediate",

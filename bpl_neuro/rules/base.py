@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.regression import Regression
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
@@ -87,6 +88,15 @@ class Rule(ABC):
     def initial_theta(self) -> Any:
         """The rule's own parameters at the start, a flat array, or None if it has none."""
         return None
+
+    @property
+    def regression(self) -> Regression | None:
+        """θ as least squares see it, where the rule's gradient of θ is −Σ error zᵀ; else None."""
+        return None
+
+    def moment(self, transition: Transition, end: Any) -> Any:
+        """Σ z zᵀ over the trials in which a prediction is made at this step, as `regression` has it: for `RLS`."""
+        raise NotImplementedError
 
     def kept(self, trials: int, steps: int) -> int:
         """Numbers that it holds at its largest, for batches of so many trials and steps."""

@@ -29,6 +29,10 @@ from bpl_neuro.rules.traces import TracedRule
 __all__ = ["BPLambda"]
 
 
+#: rules for synthesisers whose target is "current", in the place of these: `bpl_neuro.rules.compatible`
+CURRENT_TARGET: dict[type[BPLambda], type[BPLambda]] = {}
+
+
 @register
 class BPLambda(TracedRule):
     """Accumulate BP(λ).
@@ -63,6 +67,16 @@ class BPLambda(TracedRule):
     """
 
     name = "bp_lambda"
+
+    def __new__(cls, synthesiser: Any = None, **options: Any) -> BPLambda:
+        """For a synthesiser whose target is "current", the rule of that class."""
+        if getattr(synthesiser, "target", None) == "current" and cls in CURRENT_TARGET:
+            return super().__new__(CURRENT_TARGET[cls])
+        return super().__new__(cls)
+
+    def kept(self, trials: int, steps: int) -> int:
+        """The trace, and z of the step before."""
+        return super().kept(trials, steps) + trials * self.synthesiser.k
 
     def init(self, trials: int, steps: int) -> Carry:
         """No step before, no trace."""

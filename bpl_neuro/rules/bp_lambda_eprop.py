@@ -8,6 +8,7 @@ from bpl_neuro.checks import instance
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, register
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.eligibility import Eligibility, own_past, sweep_back
@@ -34,6 +35,9 @@ class BPLambdaEProp(BPLambda):
     ----------
     synthesiser : Synthesiser
     discounted : bool
+    residual : bool
+        For a synthesiser whose target is "current": e-prop carries a neuron's own memory, and the synthesiser learns
+        the rest alone; see `bpl_neuro.rules.compatible.CompatibleBPLambdaEProp`.
     **keywords
         Those of `BPLambda`. With ``trace="sweep"`` the circuit's traces, too, are summed by a sweep back.
 
@@ -44,7 +48,14 @@ class BPLambdaEProp(BPLambda):
 
     name = "bp_lambda_eprop"
 
-    def __init__(self, synthesiser: Synthesiser, *, discounted: bool = False, **keywords: Any) -> None:
+    residual = False
+
+    def __init__(
+        self, synthesiser: Synthesiser, *, discounted: bool = False, residual: bool = False, **keywords: Any
+    ) -> None:
+        self.residual = instance("residual", residual, bool, "True or False")
+        if residual and synthesiser.target != "current":
+            raise ValidationError('`residual` needs a synthesiser whose target is "current"')
         super().__init__(synthesiser, **keywords)
         self.discounted = instance("discounted", discounted, bool, "True or False")
         self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
@@ -74,7 +85,7 @@ class BPLambdaEProp(BPLambda):
         """L ε in the place of C ∂s/∂Ψ."""
         if self.deferred:
             return c + prospective, {}, None
-        late = carry["started"][:, None] * self._late(self.feedback.transition(transition), c, prospective)
+        late = carry["started"][:, None] * self.late(self.feedback.transition(transition), c, prospective)
         eligibility = carry["eligibility"]
         gradient = self.eligibility.advance(eligibility, transition, now=c, late=late)
         return c + prospective, {"eligibility": self.eligibility.restart(eligibility, end)}, gradient
@@ -82,14 +93,24 @@ class BPLambdaEProp(BPLambda):
     def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
         """Σ_t L_t ε_t by a sweep back."""
         signals = trajectory.c.copy()
-        late = self._late(trajectory.back_through(self.feedback.transition), trajectory.c, prospective)
+        late = self.late(trajectory.back_through(self.feedback.transition), trajectory.c, prospective)
         signals[:-1] += ~trajectory.end[:-1, :, None] * late[1:]
         return sweep_back(trajectory, signals, own_past, self.eligibility.decay)
 
-    def _late(self, back: Transition | Trajectory, c: Any, prospective: Any) -> Any:
+    def late(self, back: Transition | Trajectory, c: Any, prospective: Any) -> Any:
         """What a step says of the one before, through the feedback: L_{t−1} − c_{t−1}; or what all steps say."""
-        late = back.vjp(c + (self.gamma if self.discounted else 1.0) * prospective, "between")
-        return late + (1 - self.gamma) * back.vjp(c, "within") if self.discounted and self.gamma < 1 else late
+        late = back.vjp(c, "between") + (self.gamma if self.discounted else 1.0) * self.through(back, prospective)
+        discounting = self.discounting(back, c)
+        return late if discounting is None else late + discounting
+
+    def discounting(self, back: Transition | Trajectory, c: Any) -> Any:
+        """(1−γ) c A, where there is a discount: the loss of the very next step has none."""
+        return (1 - self.gamma) * back.vjp(c, "within") if self.discounted and self.gamma < 1 else None
+
+    def through(self, back: Transition | Trajectory, prospective: Any) -> Any:
+        """κ g O."""
+        return back.vjp(prospective, "between")
 
     def __repr__(self) -> str:
-        return super().__repr__().removesuffix(")") + (", discounted=True)" if self.discounted else ")")
+        options = [f", {name}=True" for name in ("discounted", "residual") if getattr(self, name)]
+        return super().__repr__().removesuffix(")") + "".join(options) + ")"

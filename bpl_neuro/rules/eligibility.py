@@ -89,7 +89,7 @@ class Eligibility:
         weights = sum(pops[s.post].S * math.prod(circuit.layout[s.key]) for s in circuit.synapses)
         return trials * (weights + sum(pop.S * pop.P * pop.N for pop in pops))
 
-    def advance(self, carry: Carry, transition: Transition, now: Any, late: Any = None) -> Any:
+    def advance(self, carry: Carry, transition: Transition, now: Any = None, late: Any = None) -> Any:
         """From ε_{t−1} to ε_t, in place; and Σ_B (now · ε_t + late · ε_{t−1}) for learning signals (B, n): (|Ψ|,)."""
         circuit, wiring = self.circuit, transition.wiring
         gradient = circuit.xp.zeros(circuit.layout.size, circuit.dtype)
@@ -112,6 +112,17 @@ class Eligibility:
             out = views[f"bias->{pop.name}"][..., None]
             circuit.backend.local_pass(e, blocks[q], transition.C[q], ones, out, **errors)
         return gradient if transition.mask is None else gradient * transition.mask
+
+    def sum(self, carry: Carry, signal: Any) -> Any:
+        """Σ_B signal · ε for a signal (B, n), also where there is no synapse; nothing moves: (|Ψ|,)."""
+        circuit, wiring = self.circuit, self.circuit.wiring
+        gradient = circuit.xp.zeros(circuit.layout.size, circuit.dtype)
+        views, parts = circuit.layout.views(gradient), _by_population(signal, wiring)
+        for synapses, e in zip(wiring.synapses, carry["weights"], strict=True):
+            circuit.backend.trace_sum(e, parts[synapses.post], views[synapses.key])
+        for q, (pop, e) in enumerate(zip(wiring.populations, carry["biases"], strict=True)):
+            circuit.backend.trace_sum(e, parts[q], views[f"bias->{pop.name}"][..., None])
+        return gradient
 
     def restart(self, carry: Carry, end: Any) -> Carry:
         """ε = 0 in the trials that end."""

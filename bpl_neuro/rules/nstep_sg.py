@@ -57,6 +57,11 @@ class NStepSG(SyntheticGradientRule):
         super().__init__(synthesiser, gamma, sg_weight, feedback)
         self.steps = positive_int("steps", steps)
 
+    @property
+    def regression(self) -> None:
+        """It learns from the states alone at which windows start."""
+        return
+
     def kept(self, trials: int, steps: int) -> int:
         """Every step, linearised, its c, and what the synthesiser answered."""
         return trials * steps * (self.circuit.numbers_per_step + 2 * self.circuit.n + self.synthesiser.m)

@@ -7,8 +7,10 @@ from typing import Any
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
+from bpl_neuro.circuit.regression import Regression
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.model.units import per_step
 from bpl_neuro.rules.base import Rule, altered
 
@@ -20,7 +22,7 @@ class SyntheticGradientRule(Rule):
 
     Attributes
     ----------
-    pathway : (n, n) array or None
+    pathway : (n, n) array or None, for the n outputs of the synthesiser
         The synthetic gradient reaches the circuit as g · pathway; None is the identity. It is part of a learner's
         state, for lesions and rewirings; the synthesiser's own TD error does not pass through it.
     """
@@ -45,6 +47,15 @@ class SyntheticGradientRule(Rule):
     def initial_theta(self) -> Any:
         """That of the synthesiser."""
         return self.synthesiser.initial_theta()
+
+    @property
+    def regression(self) -> Regression | None:
+        """That of the synthesiser."""
+        return self.synthesiser.regression
+
+    def moment(self, transition: Transition, end: Any) -> Any:
+        """Σ z zᵀ: at a trial's end nothing is predicted."""
+        return self.synthesiser.moment(self.synthesiser.z(transition), ~end)
 
     def settled(self, form: str | None, pathway: Any = None) -> Rule:
         """With this pathway."""

@@ -59,13 +59,16 @@ def restore(learner: Learner, seed: int, path: str | Path) -> LearnerState:
         raise ValidationError(f"{path}: {missing[0]} was trained there; the trainer has no optimiser for it")
     parameters = {name: state.parameter(name) for name in PARAMETERS}
     summed = {name: parameters[name] for name in PARAMETERS if f"sums/{name}" in arrays}
+    if learner.least_squares and "sums/moment" in arrays:
+        summed["moment"] = state.moments["theta"]["R"]
     circuit, position = learner.circuit, None
     if "position/s" in arrays:
         rule, B = learner.rule.settled(meta["form"]), len(arrays["position/s"])
         silent = circuit.xp.zeros((B, circuit.n), circuit.dtype)
         template = {"s": silent, "carry": rule.init(B, 1), "late": [silent] * learner.error_delay}
         position = read.like(template, "position")
-    pathway = circuit.xp.zeros((circuit.n, circuit.n), circuit.dtype)
+    outputs = learner.rule.synthesiser.n if learner.rule.needs_synthesiser else circuit.n
+    pathway = circuit.xp.zeros((outputs, outputs), circuit.dtype)
     log = Log(**{**meta["log"], "totals": Totals(**meta["log"]["totals"])})
     if meta["best_loss"] is not None:
         log.best = {name: read.like(value, f"best/{name}") for name, value in parameters.items()}

@@ -56,7 +56,7 @@ def _also_on_trainers(
 @_also_on_trainers
 def lesion_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
     """The synthesiser is gone: nothing of it reaches the circuit, and θ no longer changes."""
-    n = _with_synthesiser(state).circuit.n
+    n = _with_synthesiser(state).synthesiser.n
     return freeze(_pathway(state, np.zeros((n, n))), "theta")
 
 
@@ -70,14 +70,14 @@ def freeze_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
 @_also_on_trainers
 def scramble_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
     """Its outputs reach the wrong state variables: a random permutation of g, its norm as it was."""
-    n = _with_synthesiser(state).circuit.n
+    n = _with_synthesiser(state).synthesiser.n
     return _pathway(state, np.eye(n)[generator("seed", seed).permutation(n)])
 
 
 @_also_on_trainers
 def rotate_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
     """A random rotation of g, its norm as it was."""
-    n = _with_synthesiser(state).circuit.n
+    n = _with_synthesiser(state).synthesiser.n
     Q, R = np.linalg.qr(generator("seed", seed).normal(size=(n, n)))
     return _pathway(state, Q * np.sign(np.diag(R)))
 

@@ -160,7 +160,8 @@ def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
         if learner.rate_penalty:
             c = c + trials.penalty(t, transition.new, circuit, learner.rate_penalty)
         seen = rule.observe(carry, transition, c, end, state.theta) if watch else {}
-        updates.receive("theta", rule.collect(carry, transition, c, end, state.theta), t + 1)
+        of_theta = rule.collect(carry, transition, c, end, state.theta)
+        updates.receive_theta(rule, of_theta, transition, end, t + 1)
         carry, signals, of_circuit = rule.step(carry, transition, c, end, state.theta)
         updates.receive("psi", of_circuit, t + 1)
         updates.receive("phi", of_readout, t + 1)
@@ -197,7 +198,9 @@ def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
             seen = rule.observe(carry, *arguments)
             carry, signals, _ = rule.step(carry, *arguments)
             _show(watch, Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state))
-    for name, gradient in rule.finish(carry, trajectory, state.theta).items():
+    gradients = rule.finish(carry, trajectory, state.theta)
+    updates.receive_theta(rule, gradients.pop("theta", None), trajectory.rows, trials.end.reshape(-1), 0)
+    for name, gradient in gradients.items():
         updates.receive(name, gradient, 0)
     state.steps += trials.T
     outcome.report = rule.report(carry)

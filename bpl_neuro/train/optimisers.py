@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -122,12 +122,14 @@ class Adam:
     ----------
     eta : float or callable
         Learning rate, or a schedule.
-    beta1, beta2, epsilon : float
-        The defaults are those of the BP(λ) paper's experiments.
+    beta1 : float, optional
+        0.9; but 0 for Ψ where θ learns by `RLS`, whose average is a momentum of its own.
+    beta2, epsilon : float
+        The defaults are those of the BP(λ) paper's experiments, as is β₁ = 0.9.
     """
 
     eta: Rate = 1e-3
-    beta1: float = 0.9
+    beta1: float | None = None
     beta2: float = 0.98
     epsilon: float = 1e-9
     in_place: ClassVar[bool] = True
@@ -135,8 +137,9 @@ class Adam:
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
         _rate("epsilon", self.epsilon)
-        for name in ("beta1", "beta2"):
-            number(name, getattr(self, name), high=1.0)
+        number("beta2", self.beta2, high=1.0)
+        if self.beta1 is not None:
+            number("beta1", self.beta1, high=1.0)
 
     def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """Moments 0, no steps."""
@@ -146,10 +149,10 @@ class Adam:
         self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any], *, out: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """One step."""
-        steps = int(state["steps"]) + 1
+        steps, beta1 = int(state["steps"]) + 1, 0.9 if self.beta1 is None else self.beta1
         new, m, v = backend.adam(
             parameter, gradient, state["m"], state["v"], out and (out["parameter"], out["m"], out["v"]),
-            rate=rate_at(self.eta, steps - 1) / (1 - self.beta1**steps), beta1=self.beta1, beta2=self.beta2,
+            rate=rate_at(self.eta, steps - 1) / (1 - beta1**steps), beta1=beta1, beta2=self.beta2,
             correction2=1 - self.beta2**steps, epsilon=self.epsilon,
         )  # fmt: skip
         return new, {"m": m, "v": v, "steps": np.int64(steps)}
@@ -164,6 +167,8 @@ class Clip:
 
     def __post_init__(self) -> None:
         number("norm", self.norm, above=True)
+        if regresses(self.optimiser):
+            raise ValidationError(f"`optimiser` of a Clip must follow a gradient; {self.optimiser!r} solves for θ")
 
     @property
     def in_place(self) -> bool:
@@ -185,6 +190,18 @@ class Clip:
         spare = {"out": out} if self.in_place else {}
         new, inner = self.optimiser.step(backend, parameter, bounded, inner, **spare)
         return new, {**inner, "clipped": np.int64(int(state["clipped"]) + acts)}
+
+
+def regresses(optimiser: Any) -> bool:
+    """Whether it solves least squares, with moments beside the gradient: `bpl_neuro.train.rls.RLS`."""
+    return bool(getattr(optimiser, "regresses", False))
+
+
+def without_momentum(optimiser: Any) -> Any:
+    """Adam with β₁ = 0, behind a bound or not, unless β₁ was given; any other optimiser as it is."""
+    if isinstance(optimiser, Clip):
+        return replace(optimiser, optimiser=without_momentum(optimiser.optimiser))
+    return replace(optimiser, beta1=0.0) if isinstance(optimiser, Adam) and optimiser.beta1 is None else optimiser
 
 
 def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str]) -> dict[str, Optimiser]:

@@ -21,7 +21,7 @@ from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.rules.base import Gradients, Rule
-from bpl_neuro.train.optimisers import by_name
+from bpl_neuro.train.optimisers import by_name, regresses, without_momentum
 from bpl_neuro.train.schedule import Schedule
 
 __all__ = ["INTERVENED", "PARAMETERS", "Learner", "LearnerState", "Log", "Totals"]
@@ -126,7 +126,7 @@ class Learner:
         for name, kind in kinds.items():
             instance(name, getattr(self, name), kind, f"a {kind.__name__}")
         values = {
-            "optimisers": MappingProxyType(by_name(self.optimisers, PARAMETERS)),
+            "optimisers": MappingProxyType(self._own_optimisers()),
             "error_delay": whole_steps("error_delay", self.error_delay, self.circuit.model.dt),
             "rate_penalty": number("rate_penalty", self.rate_penalty),
             "weight_penalty": number("weight_penalty", self.weight_penalty),
@@ -141,6 +141,27 @@ class Learner:
                 f"`schedule` must be {' or '.join(map(repr, self.rule.schedules))} for {self.rule!r}, got "
                 f"{self.schedule.name!r}; it knows its gradient only at a trial's end"
             )
+
+    @property
+    def least_squares(self) -> bool:
+        """Whether θ learns by least squares."""
+        return self.rule.regression is not None and regresses(self.optimisers.get("theta"))
+
+    def _own_optimisers(self) -> dict[str, Any]:
+        """By name; Adam of Ψ without momentum where θ learns by least squares."""
+        optimisers = by_name(self.optimisers, PARAMETERS)
+        for name, optimiser in optimisers.items():
+            if regresses(optimiser) and name != "theta":
+                raise ValidationError(f"{optimiser!r} solves for θ of a synthesiser; give {name} another optimiser")
+        if self.rule.initial_theta() is not None and regresses(optimisers.get("theta")):
+            if self.rule.regression is None:
+                raise ValidationError(
+                    f"{optimisers['theta']!r} needs a synthesiser that is linear in θ and learns at every step, which "
+                    f"{self.rule!r} has not"
+                )
+            if "psi" in optimisers:
+                optimisers["psi"] = without_momentum(optimisers["psi"])
+        return optimisers
 
     def _own_theta(self, theta: Any) -> Any:
         """θ as it was given, checked, or the rule's initial one; None for a rule without."""
@@ -185,7 +206,8 @@ class Learner:
         )  # fmt: skip
         for name, optimiser in self.optimisers.items():
             if (parameter := state.parameter(name)) is not None:
-                state.moments[name] = optimiser.init(circuit.backend, parameter)
+                problem = (self.rule.regression,) if regresses(optimiser) else ()
+                state.moments[name] = optimiser.init(circuit.backend, parameter, *problem)
         return state
 
 
@@ -209,7 +231,7 @@ class LearnerState:
     moments : dict
         Of the optimisers, by name of the parameter.
     sums : dict
-        Gradients that were not applied yet.
+        Gradients that were not applied yet; and for least squares the ``moment`` that belongs to that of θ.
     position : dict or None
         Where a stream stands between two pieces: the circuit's state ``s``, the rule's ``carry``, and errors still on
         their way, ``late``.
@@ -222,7 +244,7 @@ class LearnerState:
     clamped : dict
         As in `Circuit`.
     pathway : (n, n) array or None
-        From the synthesiser to the circuit; None is the identity.
+        From the n outputs of the synthesiser to the circuit; None is the identity.
     frozen : frozenset of str
         Names of parameters that do not learn any more.
     form : str or None

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import DivergenceError
-from bpl_neuro.rules.base import add_gradient
+from bpl_neuro.rules.base import Rule, add_gradient
+from bpl_neuro.train.optimisers import regresses
 from bpl_neuro.train.state import LearnerState
 
 __all__ = ["Updates", "check_finite"]
@@ -39,15 +41,22 @@ class Updates:
         if step and name in self.state.sums and self.schedule.due(self.state.steps + 1):
             self.descend(name, step)
 
+    def receive_theta(self, rule: Rule, gradient: Any, transition: Transition, end: Any, step: int) -> None:
+        """The gradient of θ, or None; for least squares with the moment of what was seen."""
+        if gradient is not None and self.state.learner.least_squares and "theta" not in self.state.frozen:
+            add_gradient(self.state.sums, "moment", rule.moment(transition, end))
+        self.receive("theta", gradient, step)
+
     def end_batch(self) -> None:
         """Apply what is left, where gradients are not summed on."""
         if self.schedule.moves:
-            for name in list(self.state.sums):
+            for name in [name for name in self.state.sums if name != "moment"]:
                 self.descend(name, 0)
 
     def descend(self, name: str, step: int) -> None:
         """Give a sum of gradients to its optimiser."""
         state, gradient = self.state, self.state.sums.pop(name)
+        moment = state.sums.pop("moment", None) if name == "theta" else None
         optimiser = state.learner.optimisers.get(name)
         if optimiser is None or name in state.frozen:
             return
@@ -60,9 +69,12 @@ class Updates:
         if name == "psi" and state.learner.weight_penalty:
             gradient = gradient + state.learner.weight_penalty * self.circuit.plastic_weights()
         in_place = getattr(optimiser, "in_place", False)
-        spare = {"out": state.spare.pop(name, None)} if in_place else {}
+        further: dict[str, Any] = {"out": state.spare.pop(name, None)} if in_place else {}
+        if regresses(optimiser):
+            regression = state.learner.rule.regression
+            further |= {"moment": moment, "regression": regression, "mask": state.mask}
         with np.errstate(over="ignore", invalid="ignore"):
-            new, new_moments = optimiser.step(self.circuit.backend, old, gradient, moments, **spare)
+            new, new_moments = optimiser.step(self.circuit.backend, old, gradient, moments, **further)
         new = new if in_place else new.copy()  # a user's optimiser may give back what it was given
         for key, moment in new_moments.items():
             if getattr(moment, "ndim", 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,33 +13,21 @@ from bpl_neuro.circuit.wiring import Parts, State
 from bpl_neuro.rules.base import Carry
 from bpl_neuro.rules.traces.base import Trace, register
 
-__all__ = ["LazyTrace"]
+__all__ = ["KeptSteps", "LazyTrace"]
 
 
-@register
-class LazyTrace(Trace):
-    """The last steps, linearised, instead of e: when δ comes, it is carried back, u ← γλ u J, and Σ u ∂g/∂θ collected.
-
-    The numbers of the full trace to rounding, also where Ψ and θ move at every step: each step's linearisation keeps
-    the weights it was made with. A `window` of K steps cuts what is older. How much that was is measured and reported:
-    the largest ‖δ (γλJ)…(γλJ)‖ / ‖δ‖ over trials and steps, with the K factors of the steps in the window, which is at
-    most (γλ‖J‖)^K.
+class KeptSteps(Trace):
+    """The last steps, linearised, in a ring: what lazy traces have in common.
 
     The carry is a ring of K steps (of all steps of a trial without a window): ``held`` of them, the next at ``next``;
     A, C, D and what the synthesiser saw of each, its number in the ring of ``weights``, and where trials ended with it.
     """
 
-    name = "lazy"
-    memory, time = "B·K·(n + factors), and K·P·N² where Ψ moves", "K·(P·N² + |θ|)"
-
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0, window: int | None = None) -> None:
         super().__init__(synthesiser, decay, gain)
         self.window = window
         self.exact, self.bounded = window is None, window is not None
-        # A linear unit's ∂g/∂θ is z alone: then all steps are summed in one product at the end.
-        self.plain = synthesiser.linear and synthesiser.own_units and synthesiser.hidden is None
-        circuit, theta = synthesiser.circuit, synthesiser.initial_theta()
-        self._unit_slope = synthesiser(circuit.xp.zeros((1, synthesiser.k), circuit.dtype), theta).slope
+        circuit = synthesiser.circuit
         slopes = circuit.initial_state(1).D
         #: which entries of D differ from trial to trial, and those that do not
         self._slopes = [[j for j, d in D.items() if getattr(d, "ndim", 0) == 2] for D in slopes]
@@ -55,26 +44,18 @@ class LazyTrace(Trace):
     def options(self) -> dict[str, Any]:
         return {} if self.window is None else {"window": self.window}
 
-    def kept(self, trials: int, steps: int) -> int:
-        s, pops = self.synthesiser, self.synthesiser.circuit.populations
-        factors = sum(
-            pop.N * (len(pop.a_keys) + len(pop.c_keys) + len(moving))
-            for pop, moving in zip(pops, self._slopes, strict=True)
-        )
-        seen = s.m + (0 if self.plain else s.d) + (s.k + s.hidden[0] if s.hidden else 0)
-        back = s.n * s.hidden[0] if s.hidden else 0
-        return (self.window or steps) * (trials * (factors + seen) + s.circuit.recurrent_size + back)
-
-    def work(self, trials: int, steps: int) -> int:
-        return min(steps, self.window or steps) * trials * (2 * self.synthesiser.n + self.synthesiser.m)
+    @property
+    def numbers_per_step(self) -> int:
+        """Numbers in the factors of one step of one trial."""
+        pops = zip(self.synthesiser.circuit.populations, self._slopes, strict=True)
+        return sum(pop.N * (len(pop.a_keys) + len(pop.c_keys) + len(moving)) for pop, moving in pops)
 
     def cost(self, steps: int) -> float:
         s = self.synthesiser
         return steps * min(steps / 2, self.window or steps) * (s.circuit.recurrent_size + s.layout.size)
 
     def init(self, trials: int, steps: int) -> Carry:
-        s, K = self.synthesiser, self.window or steps
-        circuit, B = s.circuit, trials
+        circuit, B, K = self.synthesiser.circuit, trials, self.window or steps
         empty, dtype = circuit.xp.empty, circuit.dtype
         carry: Carry = {
             "A": [empty((K, len(pop.a_keys), B, pop.N), dtype) for pop in circuit.populations],
@@ -84,65 +65,35 @@ class LazyTrace(Trace):
                 for pop, moving in zip(circuit.populations, self._slopes, strict=True)
             ],
             "weights": [empty((K, *shape), dtype) for shape in self._shapes],
-            "z": empty((K, B, s.m), dtype),
             "end": circuit.xp.zeros((K, B), bool),
             # on the host: known without asking the device
             "number": np.zeros(K, np.int64), "ended": np.zeros(K, bool),
             "held": np.int64(0), "next": np.int64(0),
         }  # fmt: skip
-        if not self.plain:
-            carry["slope"] = empty((K, B, s.d), dtype)
-        if s.hidden:
-            shapes = {"seen": (K, B, s.k), "hidden_slope": (K, B, s.hidden[0]), "back": (K, s.n, s.hidden[0])}
-            carry |= {name: empty(shape, dtype) for name, shape in shapes.items()}
         if self.window is not None:
             carry |= {"cut": circuit.xp.zeros((), dtype), "goes_on": circuit.xp.zeros(B, bool)}
         return carry
 
-    def collect(self, carry: Carry, delta: Any) -> Any:
-        s, held = self.synthesiser, int(carry["held"])
-        xp, K = s.circuit.xp, len(carry["number"])
-        if not held:
-            return xp.zeros(s.layout.size, s.circuit.dtype)
-        wiring = s.circuit.wiring
-        parts = wiring.split(delta)
-        visited = range(int(carry["next"]) - 1, int(carry["next"]) - 1 - (held if self.decay else 1), -1)
-        sums: Any = 0
-        errors: list[Parts] = [parts] * len(visited)
-        lowest = 0 if self.decay else visited[0] % K  # of the places in the ring that are visited
-        ended = carry["ended"].tolist()
-        for r in visited:
-            k = r % K
-            if r != visited[0]:
-                if ended[k]:
-                    going_on = ~carry["end"][k][:, None]
-                    parts = [[u * going_on for u in states] for states in parts]
-                parts = self._one_back(carry, (r + 1) % K, parts)
-            if self.plain:
-                errors[k - lowest] = parts
-            else:
-                sums = sums + s.gradient(wiring.join(parts), self._response(carry, k), self.gain)
-        if self.decay and held == K and self.window is not None:
-            self._measure(carry, parts, delta)
-        if not self.plain:
-            return sums
-        z = carry["z"][lowest : lowest + len(visited)].reshape(-1, s.m)
-        columns = []
-        for q, pop in enumerate(wiring.populations):
-            rows = xp.empty((len(z), pop.S, pop.N), delta.dtype)
-            for state in range(pop.S):
-                xp.concatenate([own[q][state] for own in errors], out=rows[:, state])
-            sums_of_states = (z.T @ rows.reshape(len(z), -1)).reshape(s.m, pop.S, pop.N)
-            columns.append([sums_of_states[:, state] for state in range(pop.S)])
-        return (wiring.join(columns).T * (self.gain * self._unit_slope)).reshape(-1)
+    def visited(self, carry: Carry) -> tuple[range, int]:
+        """Places in the ring to go back over (modulo K, the latest first), and the lowest of them."""
+        held, following = int(carry["held"]), int(carry["next"])
+        places = range(following - 1, following - 1 - (held if self.decay else min(held, 1)), -1)
+        return places, 0 if self.decay else places[0] % len(carry["number"])
 
-    def _one_back(self, carry: Carry, k: int, parts: Parts) -> Parts:
+    def going_on(self, carry: Carry, k: int, parts: Parts) -> Parts:
+        """Row vectors at a kept step, but for trials that ended with it."""
+        if not carry["ended"][k]:
+            return parts
+        going_on = ~carry["end"][k][:, None]
+        return [[u * going_on for u in states] for states in parts]
+
+    def one_back(self, carry: Carry, k: int, parts: Parts, part: str = "both") -> Parts:
         """γλ u J of one of the kept steps."""
         number = int(carry["number"][k])
         weights = [None if group is None else carry["weights"][group][number] for group in self._groups]
         A, C = ([rows[k] for rows in carry[name]] for name in ("A", "C"))
         wiring = self.synthesiser.circuit.wiring
-        parts = wiring.back(parts, A, C, self._slopes_at(carry, k), weights)
+        parts = wiring.back(parts, A, C, self._slopes_at(carry, k), weights, part)
         if self.decay != 1:
             for states in parts:
                 for u in states:
@@ -163,21 +114,21 @@ class LazyTrace(Trace):
         wiring, before = self.synthesiser.circuit.wiring, State(None, None, tuple(D))
         return [wiring.slopes(synapses, before) for synapses in wiring.synapses]
 
-    def _response(self, carry: Carry, k: int) -> Response:
-        """What the synthesiser answered at one of the kept steps."""
-        parts = {name: carry[name][k] for name in ("hidden_slope", "back") if self.synthesiser.hidden}
-        seen = carry["seen"][k] if self.synthesiser.hidden else carry["z"][k]
-        return Response(None, carry["slope"][k], carry["z"][k], seen, **parts)
+    def measure(self, carry: Carry, parts: Parts, delta: Any) -> None:
+        """Note what would have gone on to the steps that the window has cut off: the largest share seen is kept.
 
-    def _measure(self, carry: Carry, parts: Parts, delta: Any) -> None:
-        """Note what would have gone on to the steps that the window has cut off: the largest share seen is kept."""
+        Where there was no step to cut yet, there is nothing to note.
+        """
+        if not self.decay or self.window is None or int(carry["held"]) < len(carry["number"]):
+            return
         xp = self.synthesiser.circuit.xp
-        left = sum((u * u).sum(axis=1) for states in self._one_back(carry, int(carry["next"]), parts) for u in states)
+        left = sum((u * u).sum(axis=1) for states in self.one_back(carry, int(carry["next"]), parts) for u in states)
         size = (delta * delta).sum(axis=1)
         share = xp.where(carry["goes_on"] & (size > 0), left / xp.where(size > 0, size, 1), 0)
         carry["cut"][...] = xp.maximum(carry["cut"], xp.sqrt(share.max()))
 
-    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+    def keep(self, carry: Carry, transition: Transition, seen: Mapping[str, Any]) -> Carry:
+        """Write a step, and what the synthesiser saw of it, into the ring."""
         k, held, K = int(carry["next"]), int(carry["held"]), len(carry["number"])
         if held == K and self.window is not None:  # the oldest falls out, and its trial may still go on
             carry["goes_on"] = ~carry["end"][k]
@@ -186,12 +137,8 @@ class LazyTrace(Trace):
             _write(carry["A"][q][k], transition.A[q].values())
             _write(carry["C"][q][k], transition.C[q].values())
             _write(carry["D"][q][k], [transition.previous.D[q][j] for j in moving])
-        carry["z"][k] = response.z
-        if not self.plain:
-            carry["slope"][k] = response.slope
-        if self.synthesiser.hidden:
-            for name in ("seen", "hidden_slope", "back"):
-                carry[name][k] = getattr(response, name)
+        for name, value in seen.items():
+            carry[name][k] = value
         carry["ended"][k] = False
         return carry | {"held": np.int64(min(held + 1, K)), "next": np.int64((k + 1) % K)}
 
@@ -222,6 +169,89 @@ class LazyTrace(Trace):
 
     def report(self, carry: Carry) -> dict[str, float]:
         return {} if self.window is None else {"window_error": float(carry["cut"])}
+
+
+@register
+class LazyTrace(KeptSteps):
+    """The last steps, linearised, instead of e: when δ comes, it is carried back, u ← γλ u J, and Σ u ∂g/∂θ collected.
+
+    The numbers of the full trace to rounding, also where Ψ and θ move at every step: each step's linearisation keeps
+    the weights it was made with. A `window` of K steps cuts what is older. How much that was is measured and reported:
+    the largest ‖δ (γλJ)…(γλJ)‖ / ‖δ‖ over trials and steps, with the K factors of the steps in the window, which is at
+    most (γλ‖J‖)^K.
+    """
+
+    name = "lazy"
+    memory, time = "B·K·(n + factors), and K·P·N² where Ψ moves", "K·(P·N² + |θ|)"
+
+    def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0, window: int | None = None) -> None:
+        super().__init__(synthesiser, decay, gain, window)
+        # A linear unit's ∂g/∂θ is z alone: then all steps are summed in one product at the end.
+        self.plain = synthesiser.linear and synthesiser.own_units and synthesiser.hidden is None
+        circuit, theta = synthesiser.circuit, synthesiser.initial_theta()
+        self._unit_slope = synthesiser(circuit.xp.zeros((1, synthesiser.k), circuit.dtype), theta).slope
+
+    def kept(self, trials: int, steps: int) -> int:
+        s = self.synthesiser
+        seen = s.m + (0 if self.plain else s.d) + (s.k + s.hidden[0] if s.hidden else 0)
+        back = s.n * s.hidden[0] if s.hidden else 0
+        return (self.window or steps) * (trials * (self.numbers_per_step + seen) + s.circuit.recurrent_size + back)
+
+    def work(self, trials: int, steps: int) -> int:
+        return min(steps, self.window or steps) * trials * (2 * self.synthesiser.n + self.synthesiser.m)
+
+    def init(self, trials: int, steps: int) -> Carry:
+        s, K, B = self.synthesiser, self.window or steps, trials
+        shapes: dict[str, tuple[int, ...]] = {"z": (K, B, s.m)}
+        if not self.plain:
+            shapes["slope"] = (K, B, s.d)
+        if s.hidden:
+            shapes |= {"seen": (K, B, s.k), "hidden_slope": (K, B, s.hidden[0]), "back": (K, s.n, s.hidden[0])}
+        empty, dtype = s.circuit.xp.empty, s.circuit.dtype
+        return super().init(trials, steps) | {name: empty(shape, dtype) for name, shape in shapes.items()}
+
+    def collect(self, carry: Carry, delta: Any) -> Any:
+        s, wiring = self.synthesiser, self.synthesiser.circuit.wiring
+        xp, K = s.circuit.xp, len(carry["number"])
+        if not carry["held"]:
+            return xp.zeros(s.layout.size, s.circuit.dtype)
+        parts, sums = wiring.split(delta), 0
+        visited, lowest = self.visited(carry)
+        errors: list[Parts] = [parts] * len(visited)
+        for r in visited:
+            k = r % K
+            if r != visited[0]:
+                parts = self.one_back(carry, (r + 1) % K, self.going_on(carry, k, parts))
+            if self.plain:
+                errors[k - lowest] = parts
+            else:
+                sums = sums + s.gradient(wiring.join(parts), self._response(carry, k), self.gain)
+        self.measure(carry, parts, delta)
+        if not self.plain:
+            return sums
+        z = carry["z"][lowest : lowest + len(visited)].reshape(-1, s.m)
+        columns = []
+        for q, pop in enumerate(wiring.populations):
+            rows = xp.empty((len(z), pop.S, pop.N), delta.dtype)
+            for state in range(pop.S):
+                xp.concatenate([own[q][state] for own in errors], out=rows[:, state])
+            sums_of_states = (z.T @ rows.reshape(len(z), -1)).reshape(s.m, pop.S, pop.N)
+            columns.append([sums_of_states[:, state] for state in range(pop.S)])
+        return (wiring.join(columns).T * (self.gain * self._unit_slope)).reshape(-1)
+
+    def _response(self, carry: Carry, k: int) -> Response:
+        """What the synthesiser answered at one of the kept steps."""
+        parts = {name: carry[name][k] for name in ("hidden_slope", "back") if self.synthesiser.hidden}
+        seen = carry["seen"][k] if self.synthesiser.hidden else carry["z"][k]
+        return Response(None, carry["slope"][k], carry["z"][k], seen, **parts)
+
+    def step(self, carry: Carry, transition: Transition, response: Response) -> Carry:
+        seen = {"z": response.z}
+        if not self.plain:
+            seen["slope"] = response.slope
+        if self.synthesiser.hidden:
+            seen |= {name: getattr(response, name) for name in ("seen", "hidden_slope", "back")}
+        return self.keep(carry, transition, seen)
 
 
 def _write(rows: Any, values: Any) -> None:

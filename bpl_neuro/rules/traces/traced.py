@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from bpl_neuro.checks import positive_int
 from bpl_neuro.circuit.feedback import Feedback
@@ -51,6 +52,9 @@ class TracedRule(SyntheticGradientRule):
         self.gain = self.circuit.model.dt if continuous_time else 1.0
         self._hold(trace, window)
 
+    #: the forms by name
+    forms: ClassVar[Mapping[str, type[Trace]]] = TRACES
+
     def _hold(self, form: str, window: int | None) -> None:
         """Take a form of the trace.
 
@@ -59,8 +63,8 @@ class TracedRule(SyntheticGradientRule):
         ValidationError
             For an unknown form, or a window that is none or not of the lazy one.
         """
-        if not isinstance(form, str) or form not in (*TRACES, "auto"):
-            raise ValidationError(f"`trace` must be one of auto, {', '.join(TRACES)}, got {form!r}")
+        if not isinstance(form, str) or form not in (*self.forms, "auto"):
+            raise ValidationError(f"`trace` must be one of auto, {', '.join(self.forms)}, got {form!r}")
         if window is not None and form != "lazy":
             raise ValidationError(f'`window` belongs to `trace` = "lazy", got {form!r}')
         self.form = form
@@ -69,7 +73,12 @@ class TracedRule(SyntheticGradientRule):
     def made(self, form: str, window: int | None = None) -> Trace:
         """A trace of this rule's in some form."""
         options = {} if window is None else {"window": positive_int("window", window)}
-        return TRACES[form](self.synthesiser, self.gamma * self.lam, self.gain, **options)
+        return self.forms[form](self.synthesiser, **self.decays, **options)
+
+    @property
+    def decays(self) -> dict[str, Any]:
+        """What a trace needs to know of the rule."""
+        return {"decay": self.gamma * self.lam, "gain": self.gain}
 
     @property
     def trace(self) -> Trace:
@@ -149,8 +158,8 @@ class TracedRule(SyntheticGradientRule):
         return self._trace.time if self._trace else "that of the trace chosen"
 
     def kept(self, trials: int, steps: int) -> int:
-        """The trace, and z of the step before."""
-        return self.trace.kept(trials, steps) + trials * self.synthesiser.k
+        """The trace."""
+        return self.trace.kept(trials, steps)
 
     def work(self, trials: int, steps: int) -> int:
         """What the trace needs beside it."""
