@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -119,7 +120,8 @@ def train(config: Config, folder: RunFolder, job: Job) -> None:
     task, moments = load_task(config.data, config.train_size), [time.perf_counter()]
     common = {"batch_size": config.batch_size, "progress": False, **config.recorded}
     common["callbacks"] = [lambda trainer, outcome: moments.append(time.perf_counter())]
-    for epochs in [config.tuning_epochs] if job.stage == "tuning" else sorted(config.epochs):
+    ends = [config.tuning_epochs] if job.stage == "tuning" else sorted(config.epochs)
+    for epochs in ends:
         if str(epochs) in record["test_accuracy"]:
             continue  # tested before an interruption, and the checkpoint is further
         try:
@@ -130,6 +132,7 @@ def train(config: Config, folder: RunFolder, job: Job) -> None:
         if len(moments) > 1:
             record["ms_per_batch"] = round(1e3 * float(np.median(np.diff(moments))), 2)
         if record["diverged"]:
+            record["test_accuracy"] |= {str(end): None for end in ends if end >= epochs and job.stage == "runs"}
             break
         if job.stage == "runs":
             record["test_accuracy"][str(epochs)] = round(trainer.evaluate(task, "test")["accuracy"], 5)
@@ -216,6 +219,8 @@ def draw(folder: RunFolder, results: Mapping[str, Any], record: xr.Dataset) -> N
     folder.save_figure(fig, "accuracy")
     fig, axes = plotting.figure(figsize=(10, 6))
     curves = dict(zip(titles, record["validation_accuracy"].values, strict=True))
-    plotting.plot_learning(axes[0, 0], record["epoch"].values, curves, xlabel="epoch", ylabel="validation accuracy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # epochs that no seed came to
+        plotting.plot_learning(axes[0, 0], record["epoch"].values, curves, xlabel="epoch", ylabel="validation accuracy")
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8)
     folder.save_figure(fig, "learning")

@@ -6,8 +6,9 @@
 
 ``place`` is where a table has the label, and ``also`` names rules that need no training: their numbers are these.
 A record is what one training found: ``seed``, ``options`` (learning rates), ``validation_accuracy`` after each epoch,
-``test_accuracy`` by the number of epochs (as text: JSON has no other keys), ``diverged`` (None, or where and what) and
-``ms_per_batch``. "tuning" holds the trainings that options are chosen by, "runs" those that count; their seeds differ.
+``test_accuracy`` by the number of epochs (as text: JSON has no other keys; None where it had diverged by then),
+``diverged`` (None, or where and what) and ``ms_per_batch``. "tuning" holds the trainings that options are chosen by,
+"runs" those that count; their seeds differ.
 """
 
 from __future__ import annotations

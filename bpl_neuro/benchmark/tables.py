@@ -63,7 +63,7 @@ def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Diffe
 def accuracies(entry: Mapping[str, Any], epochs: int) -> dict[int, float]:
     """Seed → test accuracy after so many epochs, of the runs that came so far."""
     key = str(epochs)
-    return {run["seed"]: run["test_accuracy"][key] for run in entry["runs"] if key in run["test_accuracy"]}
+    return {run["seed"]: value for run in entry["runs"] if (value := run["test_accuracy"].get(key)) is not None}
 
 
 def stops(results: Mapping[str, Any]) -> list[int]:
@@ -73,7 +73,7 @@ def stops(results: Mapping[str, Any]) -> list[int]:
 
 
 def _diverged(entry: Mapping[str, Any], epochs: int) -> int:
-    return sum(bool(run["diverged"]) and str(epochs) not in run["test_accuracy"] for run in entry["runs"])
+    return sum(run["test_accuracy"].get(str(epochs), "not yet") is None for run in entry["runs"])
 
 
 def _baselines(results: Mapping[str, Any], label: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
