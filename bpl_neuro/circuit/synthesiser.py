@@ -7,7 +7,6 @@ predict within a subspace (`SubspaceSynthesiser`), and units behind a layer that
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -172,14 +171,10 @@ class Synthesiser:
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
         self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self.regression: Regression | None = None
+        if self.linear and not self.hidden:
+            self.regression = Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
-
-    @functools.cached_property
-    def regression(self) -> Regression | None:
-        """All outputs see the same z; None where g is not linear in θ."""
-        if not self.linear or self.hidden:
-            return None
-        return Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
 
     def moment(self, z: Any, counts: Any) -> Any:
         """Σ_B φ'² z zᵀ over the rows that count, flat, float64: what `regression` has one matrix for."""
