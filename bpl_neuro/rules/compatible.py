@@ -46,6 +46,11 @@ class CompatibleBPLambda(BPLambda):
         """γ and λ are two things here."""
         return {"gamma": self.gamma, "lam": self.lam, "residual": self.residual}
 
+    def choices(self, frozen: bool) -> tuple[str, ...]:
+        """Where bootstrapping is all there is between neurons, the local trace has the same numbers."""
+        local = self.lam == 0 and not self.residual
+        return ("sweep",) if frozen else ("lazy", "full", *(["local"] if local else []))
+
     def kept(self, trials: int, steps: int) -> int:
         """The trace."""
         return self.trace.kept(trials, steps)

@@ -244,6 +244,10 @@ class CompatibleLocalTrace(CompatibleTrace):
     def kept(self, trials: int, steps: int) -> int:
         return self.eligibility.kept(trials)
 
+    def cost(self, steps: int) -> float:
+        S = max(pop.S for pop in self.synthesiser.circuit.populations)
+        return float(steps * 2 * self.synthesiser.layout.size * S**2)
+
     def init(self, trials: int, steps: int) -> Carry:
         return self.eligibility.init(trials)
 
