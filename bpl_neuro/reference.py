@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpl_neuro.circuit.circuit import Circuit
+from bpl_neuro.circuit.plastic import PlasticSynthesiser
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.synthesiser import PlasticSynthesiser, Synthesiser
+from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.model.spec import Model
 from bpl_neuro.tasks.base import Batch

@@ -49,7 +49,7 @@ MISTAKES = {
     "no readout": (lambda: comparing(readout=None), "readout"),
     "a list as name": (lambda: bpl.make_rule(["eprop"], circuit()), "bptt"),
     "an option": (lambda: bpl.make_rule("eprop", circuit(), trce="sweep"), "trce.*trace, feedback"),
-    "an option handed on": (lambda: bpl.make_rule("bp_lambda_eprop", circuit(), lm=1), "discounted, gamma, lam"),
+    "an option handed on": (lambda: bpl.make_rule("bp_lambda_eprop", circuit(), lm=1), "discounted, residual, gamma"),
     "a trace for the forward view": (lambda: bpl.make_rule("lambda_sg", circuit(), trace="full"), "no option 'trace'"),
     "no end": (lambda: trainer().fit(TASK, epochs=None), "stop_at"),
     "discounted": (lambda: bpl.make_rule("bp_lambda_eprop", circuit(), discounted="no"), "discounted"),

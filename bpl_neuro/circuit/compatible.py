@@ -1,8 +1,8 @@
 """A synthesiser compatible with the circuit: it predicts the credit of the input currents from what the synapses see.
 
     q_t = G_t C_t            the credit of the summed inputs: what a later loss would say of each current
-    q̂_t = θ y_t              y_t = [r_{t−1}; x_t; 1], per projection as the circuit has it: delayed, and only where there
-                             is a synapse; θ has the shape of Ψ
+    q̂_t = θ y_t              y_t = [r_{t−1}; x_t; 1], per projection as the circuit has it: delayed, and only where
+                             there is a synapse; θ has the shape of Ψ
 
 The circuit's gradient is Σ (c_t C_t + q̂_t) y_tᵀ. Where θ is the least-squares fit, Σ (q_t − q̂_t) y_tᵀ = 0, so that this
 gradient is exact, however poor the fit: the features are those of the parameter's own derivative, which Sutton et al.
@@ -11,7 +11,6 @@ gradient is exact, however poor the fit: the features are those of the parameter
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -76,6 +75,7 @@ class CompatibleSynthesiser(Synthesiser):
 
     own_units = True
     linear = True
+    regression: Regression
 
     def __init__(
         self, circuit: Circuit, *, target: str = "current", sees: str = "synapses", seed: Any = 0, **others: Any
@@ -94,11 +94,7 @@ class CompatibleSynthesiser(Synthesiser):
         self.layout = circuit.layout
         self.currents = Layout({pop.name: (pop.P, pop.N) for pop in circuit.populations})
         self.n = self.d = self.currents.size
-
-    @functools.cached_property
-    def regression(self) -> Regression:
-        """Inputs of a population that the same projections reach share what they see."""
-        return Regression(_families(self.circuit))
+        self.regression = Regression(_families(circuit))
 
     def initial_theta(self) -> Any:
         """θ = 0."""

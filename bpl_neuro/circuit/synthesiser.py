@@ -1,19 +1,18 @@
 """The synthesiser: a population without memory that predicts the future error gradient, g(s; θ) = φ(θ z).
 
-Three classes with one interface: units that each predict for one state variable (`Synthesiser`), fewer units that
-predict within a subspace (`SubspaceSynthesiser`), and units behind a layer that learns as well (`PlasticSynthesiser`).
-θ is a flat vector in all of them; its `layout` names the blocks.
+Here are units that each predict for one state variable. Others with the same interface: fewer units that predict within
+a subspace (`subspace`), units behind a layer that learns as well (`plastic`), and units that predict the credit of the
+input currents (`compatible`). θ is a flat vector in all of them; its `layout` names the blocks.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, positive_int, real_array
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
@@ -24,7 +23,7 @@ from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.equations import NeuronEquations
 from bpl_neuro.model.expressions import symbol
 
-__all__ = ["PlasticSynthesiser", "Response", "SubspaceSynthesiser", "Synthesiser", "outer"]
+__all__ = ["Response", "Synthesiser", "outer", "plastic_in_the_model"]
 
 
 class Response(NamedTuple):
@@ -118,17 +117,17 @@ class Synthesiser:
     def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
         """The class that these options ask for."""
         if cls is Synthesiser:
-            if options.get("target") == "current" or options.get("sees") == "synapses":
-                from bpl_neuro.circuit.compatible import CompatibleSynthesiser  # which is built on this class
+            from bpl_neuro.circuit import compatible, plastic, subspace  # which are built on this class
 
-                return super().__new__(CompatibleSynthesiser)
-            subspace, plastic = options.get("subspace"), options.get("plastic_expansion")
-            if isinstance(subspace, str) and subspace == "learned":
-                return super().__new__(PlasticSynthesiser)
-            if subspace is not None:
-                return super().__new__(SubspaceSynthesiser)
-            if plastic is True or (plastic is None and _plastic_in_the_model(circuit, options.get("expansion"))):
-                return super().__new__(PlasticSynthesiser)
+            own, trained = options.get("subspace"), options.get("plastic_expansion")
+            if options.get("target") == "current" or options.get("sees") == "synapses":
+                return super().__new__(compatible.CompatibleSynthesiser)
+            if own is not None and not (isinstance(own, str) and own == "learned"):
+                return super().__new__(subspace.SubspaceSynthesiser)
+            if trained is None:
+                trained = plastic_in_the_model(circuit, options.get("expansion"))
+            if own is not None or trained is True:
+                return super().__new__(plastic.PlasticSynthesiser)
         return super().__new__(cls)
 
     def __init__(
@@ -172,14 +171,10 @@ class Synthesiser:
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
         _, inputs, constants = unit.symbols
         self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self.regression: Regression | None = None
+        if self.linear and not self.hidden:
+            self.regression = Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
         self._constants = [circuit.model.synthesiser_parameters[p] for p in unit.parameters] + [circuit.model.dt]
-
-    @functools.cached_property
-    def regression(self) -> Regression | None:
-        """All outputs see the same z; None where g is not linear in θ."""
-        if not self.linear or self.hidden:
-            return None
-        return Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
 
     def moment(self, z: Any, counts: Any) -> Any:
         """Σ_B φ'² z zᵀ over the rows that count, flat, float64: what `regression` has one matrix for."""
@@ -276,155 +271,12 @@ class Synthesiser:
         self._granule_constants = [values[p] for p in unit.parameters] + [self.circuit.model.dt]
 
 
-class SubspaceSynthesiser(Synthesiser):
-    """d units that predict the error within a fixed subspace: g = φ(θ z) Pᵀ; `Synthesiser` has the parameters.
-
-    Attributes
-    ----------
-    P : (n, d) array
-        Orthonormal columns.
-    """
-
-    own_units = False
-
-    def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
-        self.P = self._subspace(subspace, dimension, rng)
-        self.d = self.P.shape[1]
-        if layer["plastic"] or (layer["plastic"] is None and _plastic_in_the_model(self.circuit, layer["expansion"])):
-            raise ValidationError("`subspace` with a plastic expansion layer is not there; use a fixed one")
-        super()._lay_out(rng, layer, subspace, dimension)
-
-    def __call__(self, z: Any, theta: Any) -> Response:
-        """g = φ(θ z) Pᵀ."""
-        response = super().__call__(z, theta)
-        return response._replace(g=response.g @ self.P.T)
-
-    def project(self, v: Any) -> Any:
-        """v P."""
-        return v @ self.P
-
-    def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
-        """P_ia φ'_a z_j."""
-        output = e.reshape(-1, self.n, self.d, self.m)  # a view
-        output += self.P[:, :, None] * outer(gain * response.slope, response.z)[:, None]
-
-    def _subspace(self, subspace: Any, dimension: int | None, rng: np.random.Generator) -> Any:
-        """P."""
-        if isinstance(subspace, str):
-            if subspace != "random":
-                raise ValidationError(f'`subspace` must be an array (n, d), "random" or "learned", got {subspace!r}')
-            d = _dimension(dimension, subspace, self.n)
-            subspace = np.linalg.qr(rng.normal(size=(self.n, d)))[0]
-        elif dimension is not None:
-            raise ValidationError("`dimension` is that of the array in `subspace`: leave it out")
-        P = real_array("subspace", subspace).astype(float)
-        if not np.isfinite(P).all():
-            raise ValidationError("`subspace` must be finite")
-        if P.ndim != 2 or len(P) != self.n or not 1 <= P.shape[1] <= self.n:
-            raise ValidationError(f"`subspace` must have shape ({self.n}, d), got {P.shape}")
-        if not np.allclose(P.T @ P, np.eye(P.shape[1]), atol=1e-6):
-            raise ValidationError("`subspace` must have orthonormal columns; numpy.linalg.qr makes them")
-        return self.circuit.backend.asarray(P, self.circuit.dtype)
-
-
-class PlasticSynthesiser(Synthesiser):
-    """Units behind an expansion layer that learns as well: g = φ(θ [q(Q [s; x; 1]); 1]) with Q part of θ.
-
-    `Synthesiser` has the parameters. A learned subspace of d dimensions is such a layer of d linear units.
-
-    Attributes
-    ----------
-    exists : (H, k) array
-        1 where the layer has a synapse or a bias, else 0.
-    """
-
-    own_units = True
-
-    def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
-        if subspace is None:
-            self._expand(rng, layer["expansion"], layer["fan_in"])
-            if self.Q is None:
-                raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
-        else:
-            if (
-                layer["expansion"]
-                or layer["fan_in"] is not None
-                or layer["plastic"] is False
-                or (layer["expansion"] is None and self.circuit.model.spec.synthesiser.expansion)
-            ):
-                raise ValidationError(
-                    '`subspace` = "learned" is a plastic layer itself and sees everything: leave `fan_in` and '
-                    "`expansion` out, and give expansion=0 where the model has one"
-                )
-            d = _dimension(dimension, subspace, self.n)
-            self._layer(drawn_weights(rng, d, self.visible, self.visible, biased=False), granule("v"), {})
-        self.m, self.k = len(self.Q) + 1, self.visible + 1
-        self.hidden = self.Q.shape
-        self.exists = self.circuit.backend.asarray(self.Q != 0, self.circuit.dtype)
-        self.exists[:, -1] = 1
-        self.layout = Layout({"output": (self.d, self.m), "expansion": self.hidden})
-
-    def initial_theta(self) -> Any:
-        """The output weights 0, the layer at Q."""
-        theta = super().initial_theta()
-        self.layout.views(theta)["expansion"][...] = self.Q
-        return theta
-
-    def _seen(self, transition: Transition) -> Any:
-        """What the layer sees: it is part of what `__call__` does."""
-        seen = transition.new.s if self.sees == "state" else transition.new.rate
-        return self.circuit.xp.concatenate([seen, transition.x], axis=1) if self.sees_input else seen
-
-    def __call__(self, z: Any, theta: Any) -> Response:
-        """g = φ(θ [q(Q z); 1])."""
-        weights = self.layout.views(theta)
-        q, hidden_slope = self._granule([z @ weights["expansion"].T], self._granule_constants)
-        received = self._with_one(q)
-        g, slope = self._unit([received @ weights["output"].T], self._constants)
-        return Response(g, slope, received, z, hidden_slope, weights["output"][:, :-1])
-
-    def gradient(self, v: Any, response: Response, gain: float = 1.0) -> Any:
-        """Both blocks."""
-        v = v * (gain * response.slope)
-        hidden = ((v @ response.back) * response.hidden_slope).T @ response.seen
-        return self.join(v.T @ response.z, hidden)
-
-    def join(self, output: Any, expansion: Any) -> Any:
-        """A flat gradient of θ from its two blocks, 0 where the layer has no synapse."""
-        flat = self.circuit.xp.empty(self.layout.size, output.dtype)
-        views = self.layout.views(flat)
-        views["output"][...], views["expansion"][...] = output, expansion * self.exists
-        return flat
-
-    def add_jacobian(self, e: Any, response: Response, gain: float) -> None:
-        """Of the output weights φ'_a z_j, of the layer's φ'_i θ_ih q'_h [s; x; 1]_k."""
-        slope = gain * response.slope
-        self.add_own(e, slope, response.z)
-        through = column(slope) * response.back * _row(response.hidden_slope)
-        hidden = e[:, :, self.d * self.m :].reshape(-1, self.n, *self.Q.shape)
-        hidden += through[..., None] * (response.seen[:, None, None, :] * self.exists)
-
-
-def _plastic_in_the_model(circuit: Any, expansion: Any) -> bool:
+def plastic_in_the_model(circuit: Any, expansion: Any) -> bool:
     """Whether the model says that the expansion layer is plastic, and there is to be one."""
     spec = circuit.model.spec.synthesiser.expansion if isinstance(circuit, Circuit) else None
     return bool(spec and spec.plastic and expansion != 0)
 
 
-def _dimension(dimension: Any, subspace: str, n: int) -> int:
-    """d."""
-    if dimension is None:
-        raise ValidationError(f'`subspace` = "{subspace}" needs `dimension`, got {dimension!r}')
-    if positive_int("dimension", dimension) > n:
-        raise ValidationError(f"`dimension` must lie in 1 … {n}, got {dimension!r}")
-    return int(dimension)
-
-
 def outer(slope: Any, z: Any) -> Any:
     """φ'_a z_j: (B, n, m), or (B, 1, m) for a linear unit."""
     return column(slope) * z[:, None, :]
-
-
-def _row(factor: Any) -> Any:
-    """(B, H) → (B, 1, H); a number stays."""
-    return factor[:, None, :] if getattr(factor, "ndim", 0) else factor

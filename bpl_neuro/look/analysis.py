@@ -11,7 +11,7 @@ import xarray as xr
 from bpl_neuro.checks import positive_int, real_array
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.synthesiser import SubspaceSynthesiser
+from bpl_neuro.circuit.subspace import SubspaceSynthesiser
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace

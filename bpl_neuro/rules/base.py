@@ -114,6 +114,10 @@ class Rule(ABC):
         """Figures on how exact the rule was so far, for the history of a training: the largest of an epoch is kept."""
         return {}
 
+    def figures(self, carry: Carry) -> dict[str, float]:
+        """Figures on what it has learned to predict, for the history of a training: the mean of an epoch is kept."""
+        return {}
+
     def init(self, trials: int, steps: int) -> Carry:
         """What is remembered before a first step of so many trials, in batches of so many steps."""
         return {}

@@ -127,7 +127,7 @@ class BPLambda(TracedRule):
 
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """Σ δ e and Σ C ∂s/∂Ψ over the trials, by offline λ-SG."""
-        return sweep(self, trajectory, theta)
+        return sweep(self, carry, trajectory, theta)
 
     def __repr__(self) -> str:
         options = {"gamma": self.gamma, "lam": self.lam, "sg_weight": self.sg_weight, **self.trace_options()}

@@ -46,6 +46,11 @@ class CompatibleBPLambda(BPLambda):
         """γ and λ are two things here."""
         return {"gamma": self.gamma, "lam": self.lam, "residual": self.residual}
 
+    def choices(self, frozen: bool) -> tuple[str, ...]:
+        """Where bootstrapping is all there is between neurons, the local trace has the same numbers."""
+        local = self.lam == 0 and not self.residual
+        return ("sweep",) if frozen else ("lazy", "full", *(["local"] if local else []))
+
     def kept(self, trials: int, steps: int) -> int:
         """The trace."""
         return self.trace.kept(trials, steps)
@@ -116,7 +121,7 @@ class CompatibleBPLambda(BPLambda):
 
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """By the forward view."""
-        return sweep(self, trajectory, theta)
+        return sweep(self, carry, trajectory, theta)
 
 
 class CompatibleBPLambdaEProp(BPLambdaEProp, CompatibleBPLambda):
@@ -164,7 +169,7 @@ class CompatibleBPLambdaEProp(BPLambdaEProp, CompatibleBPLambda):
         return carried + trajectory.rows.gradient_from_inputs(prospective)
 
 
-def sweep(rule: CompatibleBPLambda, trajectory: Trajectory, theta: Any) -> Gradients:
+def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
     """Both gradients of a batch with frozen parameters, by one way back over the trials (two in the residual form).
 
     Costs a `back` a step, and three products over all steps at once.
@@ -190,6 +195,7 @@ def sweep(rule: CompatibleBPLambda, trajectory: Trajectory, theta: Any) -> Gradi
                 rows[t] = G
     wanted = trajectory.rows.input_credit(wiring.join(targets).reshape(T * B, -1))
     missed = [q - w for q, w in zip(currents, wanted, strict=True)]
+    rule.note_fit(carry, rule.synthesiser.flat(missed), rule.synthesiser.flat(currents))
     return {
         "theta": rule.gain * trajectory.rows.gradient_from_inputs(missed),
         "psi": rule.assign_all(trajectory, rule.prospective(currents)),

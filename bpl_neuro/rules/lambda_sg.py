@@ -20,7 +20,7 @@ from bpl_neuro.rules.synthetic import SyntheticGradientRule
 __all__ = ["LambdaSG", "sweep"]
 
 
-def sweep(rule: Any, trajectory: Trajectory, theta: Any) -> Gradients:
+def sweep(rule: Any, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
     """Both gradients of a batch with frozen parameters.
 
         G_t^λ = [c_{t+1} + γ ((1−λ) g(s_{t+1}) + λ G_{t+1}^λ)] J_{t+1},   dθ = −Σ_t (G_t^λ − g(s_t)) ∂g(s_t)/∂θ
@@ -36,6 +36,8 @@ def sweep(rule: Any, trajectory: Trajectory, theta: Any) -> Gradients:
     ----------
     rule : SyntheticGradientRule
         With `lam`, `gain` and `assign_all`.
+    carry : Carry
+        Where the rule notes how well it predicted.
     trajectory : Trajectory
     theta : (|θ|,) array
     """
@@ -44,12 +46,13 @@ def sweep(rule: Any, trajectory: Trajectory, theta: Any) -> Gradients:
     g = response.g.reshape(c.shape)
     g[end] = 0
     if rule.feedback.kind == "exact":
+        g[-1] = 0
         error = _targets(rule, trajectory, g)
         error -= g
         error[end] = 0
-        error[-1] = 0
     else:
         error = _carried_errors(rule, trajectory, g)
+    rule.note_fit(carry, -error, g)
     dtheta = s.gradient(error.reshape(-1, s.n), response, rule.gain)
     return {"theta": -dtheta, "psi": rule.assign_all(trajectory, rule.prospective(g))}
 
@@ -133,7 +136,7 @@ class LambdaSG(SyntheticGradientRule):
 
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The sums over the trials."""
-        return sweep(self, trajectory, theta)
+        return sweep(self, carry, trajectory, theta)
 
     def __repr__(self) -> str:
         return f"LambdaSG({options_text(self, gamma=self.gamma, lam=self.lam, sg_weight=self.sg_weight)})"

@@ -12,7 +12,7 @@ from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.model.units import per_step
-from bpl_neuro.rules.base import Rule, altered
+from bpl_neuro.rules.base import Carry, Rule, altered
 
 __all__ = ["SyntheticGradientRule"]
 
@@ -56,6 +56,24 @@ class SyntheticGradientRule(Rule):
     def moment(self, transition: Transition, end: Any) -> Any:
         """Σ z zᵀ: at a trial's end nothing is predicted."""
         return self.synthesiser.moment(self.synthesiser.z(transition), ~end)
+
+    def figures(self, carry: Carry) -> dict[str, float]:
+        """Where the targets were known: ``theta_r2``, 1 − Σ|error|²/Σ|target|², ``theta_norm_ratio`` |g|/|target|."""
+        if "fit" not in carry:
+            return {}
+        missed, predicted, wanted = (float(square) for square in carry["fit"])
+        if not wanted > 0:
+            return {}
+        return {"theta_r2": 1 - missed / wanted, "theta_norm_ratio": (predicted / wanted) ** 0.5}
+
+    def note_fit(self, carry: Carry, missed: Any, predicted: Any) -> None:
+        """Keep for `figures` how far the predictions of a batch were off: arrays, where there was something to predict.
+
+        The carry is that of whole trials, which nobody goes on with.
+        """
+        xp = self.circuit.xp
+        wanted = predicted - missed
+        carry["fit"] = xp.stack([xp.vdot(part, part) for part in (missed, predicted, wanted)])
 
     def settled(self, form: str | None, pathway: Any = None) -> Rule:
         """With this pathway."""

@@ -67,7 +67,7 @@ def restore(learner: Learner, seed: int, path: str | Path) -> LearnerState:
         silent = circuit.xp.zeros((B, circuit.n), circuit.dtype)
         template = {"s": silent, "carry": rule.init(B, 1), "late": [silent] * learner.error_delay}
         position = read.like(template, "position")
-    outputs = learner.rule.synthesiser.n if learner.rule.needs_synthesiser else circuit.n
+    outputs = getattr(learner.rule, "synthesiser", circuit).n
     pathway = circuit.xp.zeros((outputs, outputs), circuit.dtype)
     log = Log(**{**meta["log"], "totals": Totals(**meta["log"]["totals"])})
     if meta["best_loss"] is not None:

@@ -129,6 +129,8 @@ def run_batch(
             error.state = owner
         raise
     _part_from(watch, state)
+    if learner.least_squares and "theta" in state.moments:
+        outcome.figures["theta_staleness"] = float(state.moments["theta"]["staleness"])
     state.batches += 1
     state.trials += trials.B
     return state, outcome
@@ -170,7 +172,7 @@ def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
         if watch:
             _show(watch, Step(t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state))
         now = circuit.reset(transition.new, end) if trials.ending[t] else transition.new
-    outcome.report = rule.report(carry)
+    outcome.report, outcome.figures = rule.report(carry), rule.figures(carry)
     if stream:
         state.position = {"s": now.s, "carry": carry, "late": late}
     return outcome
@@ -203,7 +205,7 @@ def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
     for name, gradient in gradients.items():
         updates.receive(name, gradient, 0)
     state.steps += trials.T
-    outcome.report = rule.report(carry)
+    outcome.report, outcome.figures = rule.report(carry), rule.figures(carry)
     return outcome
 
 

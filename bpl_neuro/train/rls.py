@@ -19,7 +19,7 @@ __all__ = ["RLS"]
 class RLS:
     """Recursive least squares: what the correlations of a synthesiser's errors mean, given what it sees.
 
-        R ← f R + Σ z zᵀ        θ ← θ + [Σ error zᵀ] (R + ρ tr(R)/m · I)⁻¹        for each family of rows with the same z
+        R ← f R + Σ z zᵀ        θ ← θ + [Σ error zᵀ] (R + ρ tr(R)/m · I)⁻¹        for each family of rows of one z
 
     It goes with the synthesiser's BP(λ): the field's LSTD(λ) with vector targets, and the algorithm of FORCE, whose
     target is an output instead of a gradient. It does not depend on the scale of the loss, nor of z.
@@ -37,8 +37,9 @@ class RLS:
     Notes
     -----
     R is held, and solved with, in float64 on every backend. An update costs m² a row of θ, for the product with the
-    correlation, and m³/3 for each family, whose rows are many: a rank-one update of R⁻¹ (Sherman & Morrison) would save
-    little of it, and could not follow ρ tr(R). Where synapses are missing, rows that lack the same ones share a solution.
+    correlation, and m³/3 for each family, whose rows are many: a rank-one update of R⁻¹ (Sherman & Morrison) would
+    save little of it, and could not follow ρ tr(R). Where synapses are missing, rows that lack the same ones share a
+    solution.
 
     References
     ----------

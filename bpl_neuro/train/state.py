@@ -41,6 +41,7 @@ class Totals:
     scored: float = 0.0
     trials: int = 0
     largest: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, outcome: Any, trials: int) -> None:
         """Count one batch of so many trials."""
@@ -50,13 +51,16 @@ class Totals:
         self.trials += trials
         for name, value in outcome.report.items():
             self.largest[name] = max(value, self.largest.get(name, 0.0))
+        for name, value in outcome.figures.items():
+            total, batches = self.sums.get(name, [0.0, 0])
+            self.sums[name] = [total + value, batches + 1]
 
     def figures(self, prefix: str) -> dict[str, float]:
-        """Mean loss per trial, accuracy where there were class labels, and the largest of what the rule reported."""
+        """Mean loss per trial, accuracy where there were class labels, and what the rule said: largest, and means."""
         figures = {f"{prefix}loss": self.loss / max(self.trials, 1)}
         if self.scored:
             figures[f"{prefix}accuracy"] = self.correct / self.scored
-        return figures | self.largest
+        return figures | self.largest | {name: total / batches for name, (total, batches) in self.sums.items()}
 
 
 @dataclass

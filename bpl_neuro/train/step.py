@@ -104,6 +104,9 @@ class Outcome:
         "psi", "phi" and, where the rule has parameters, "theta": gradients to descend (filled by `batch_updates`).
     report : dict of str to float
         What the rule says of its exactness: ``window_error`` of a trace that a window cut.
+    figures : dict of str to float
+        What it says of its predictions: ``theta_r2`` and ``theta_norm_ratio`` where the targets are known (per trial),
+        and with `RLS` ``theta_staleness``: how many updates ago what θ was fitted to was seen, on average.
     signals : dict of str to (T, B, n) array
         Per-step signals, on request.
     """
@@ -113,6 +116,7 @@ class Outcome:
     scored: float = 0.0
     gradients: Gradients = field(default_factory=dict)
     report: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     signals: dict[str, Any] = field(default_factory=dict)
 
 

@@ -4,17 +4,17 @@
 
 λ = 0 is e-prop's trace, a number for each synapse and state of its target; λ = 1 is RTRL's influence matrix.
 
-======  ========  ======================================  ===================================================
-form    exact     memory                                  what it is
-======  ========  ======================================  ===================================================
-full    yes       B·n·|Ψ|                                 e itself
-lazy    yes       B·K·(n + factors)                       the last K steps; errors are carried back through them
-sweep   yes       B·T·(n + factors)                       parameters frozen during a trial
-local   λ = 0     B·|Ψ|·S                                 the neuron's own block of A + λ O: e-prop's at λ = 0, SnAp-1's at 1
-======  ========  ======================================  ===================================================
+======  ======  ==================  ======================================================
+form    exact   memory              what it is
+======  ======  ==================  ======================================================
+full    yes     B·n·|Ψ|             e itself
+lazy    yes     B·K·(n + factors)   the last K steps; errors are carried back through them
+sweep   yes     B·T·(n + factors)   parameters frozen during a trial
+local   λ = 0   B·|Ψ|·S             a neuron's own block: e-prop's at λ = 0, SnAp-1's at 1
+======  ======  ==================  ======================================================
 
-Where e-prop carries a neuron's own memory, the synthesiser learns the rest alone, and a second trace is needed, for what
-passed between neurons first and was remembered by a neuron then: f_t = γ (A_t f_{t−1} + O_t e_{t−1}).
+Where e-prop carries a neuron's own memory, the synthesiser learns the rest alone, and a second trace is needed, for
+what passed between neurons first and was remembered by a neuron then: f_t = γ (A_t f_{t−1} + O_t e_{t−1}).
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class CompatibleLazyTrace(KeptSteps, CompatibleTrace):
 
 
 class CompatibleSweepTrace(CompatibleTrace):
-    """Nothing is held: with parameters frozen during a trial, `bpl_neuro.rules.compatible.sweep` gives the same sums."""
+    """Nothing is held: with parameters frozen during a trial `bpl_neuro.rules.compatible.sweep` gives the same sums."""
 
     name = "sweep"
     exact, deferred, bounded = True, True, False
@@ -243,6 +243,10 @@ class CompatibleLocalTrace(CompatibleTrace):
 
     def kept(self, trials: int, steps: int) -> int:
         return self.eligibility.kept(trials)
+
+    def cost(self, steps: int) -> float:
+        S = max(pop.S for pop in self.synthesiser.circuit.populations)
+        return float(steps * 2 * self.synthesiser.layout.size * S**2)
 
     def init(self, trials: int, steps: int) -> Carry:
         return self.eligibility.init(trials)

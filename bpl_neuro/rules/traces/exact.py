@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpl_neuro.circuit.synthesiser import Response, SubspaceSynthesiser, Synthesiser
+from bpl_neuro.circuit.subspace import SubspaceSynthesiser
+from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, clear

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from bpl_neuro.circuit.synthesiser import PlasticSynthesiser, Response, Synthesiser, outer
+from bpl_neuro.circuit.plastic import PlasticSynthesiser
+from bpl_neuro.circuit.synthesiser import Response, Synthesiser, outer
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import CompiledPopulation
 from bpl_neuro.errors import ValidationError

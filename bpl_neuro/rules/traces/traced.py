@@ -16,8 +16,6 @@ from bpl_neuro.rules.traces.base import TRACES, Trace
 
 __all__ = ["TracedRule"]
 
-#: forms of the same numbers that "auto" chooses from, under updates per trial and per step
-CHOICES = {True: ("sweep",), False: ("lazy", "full")}
 #: multiplications in a batch from which on they are worth a word: about a second
 DEAR = 1e9
 
@@ -103,8 +101,12 @@ class TracedRule(SyntheticGradientRule):
         """
         if self.form != "auto":
             return None
-        traces = [self.made(form) for form in CHOICES[frozen and not stream]]
+        traces = [self.made(form) for form in self.choices(frozen and not stream)]
         return min((trace for trace in traces if trace.bounded or not stream), key=lambda trace: trace.cost(steps)).name
+
+    def choices(self, frozen: bool) -> tuple[str, ...]:
+        """Forms of the same numbers that "auto" chooses from, under updates per trial (`frozen`) and per step."""
+        return ("sweep",) if frozen else ("lazy", "full")
 
     def settled(self, form: str | None, pathway: Any = None) -> Rule:
         """In the form that was chosen, with this pathway."""
@@ -118,7 +120,7 @@ class TracedRule(SyntheticGradientRule):
         """
         if self._trace is None or not self._trace.exact or stream:
             return None
-        cost, costs = self._trace.cost(steps), {form: self.made(form).cost(steps) for form in CHOICES[frozen]}
+        cost, costs = self._trace.cost(steps), {form: self.made(form).cost(steps) for form in self.choices(frozen)}
         form = min(costs, key=lambda name: costs[name])
         return (form, cost / costs[form]) if cost >= 10 * costs[form] and cost * trials > DEAR else None
 
