@@ -19,6 +19,7 @@ import bpl_neuro as bpl
 from bpl_neuro import benchmark
 from bpl_neuro.benchmark import Job, JobFile, choose, collect, difference, figures, markdown, merge, summarise
 from bpl_neuro.experiment import RunFolder, load_simulation, run_simulation
+from bpl_neuro.simulations._row_mnist_labels import AveragedAndLate
 
 simulation = load_simulation("row-mnist-rules")
 ROOT = Path(bpl.__file__).parents[1]
@@ -387,7 +388,7 @@ def test_a_job_that_diverges_is_told(tmp_path, digits, monkeypatch):
 def test_averaged_and_late_is_adam_on_the_average_before():
     circuit = bpl.Circuit("linear", 2, 2)
     gradients = np.random.default_rng(0).normal(size=(4, 5))
-    late, adam = simulation.AveragedAndLate(bpl.Adam(0.1, beta1=0.0), 0.5), bpl.Adam(0.1, beta1=0.0)
+    late, adam = AveragedAndLate(bpl.Adam(0.1, beta1=0.0), 0.5), bpl.Adam(0.1, beta1=0.0)
     p, state = np.zeros(5), late.init(circuit.backend, np.zeros(5))
     q, inner = np.zeros(5), adam.init(circuit.backend, np.zeros(5))
     for k, gradient in enumerate(gradients):
