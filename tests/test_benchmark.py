@@ -437,7 +437,7 @@ def test_jobs_end_with_a_parent_that_is_killed(tmp_path):
     until(lambda: not is_running(int(note.read_text())))
 
 
-def until(true, seconds=20):
+def until(true, seconds=60):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
