@@ -13,6 +13,7 @@ from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.circuit.subspace import SubspaceSynthesiser
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.look.least_squares import least_squares_theta
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
 from bpl_neuro.tasks.base import Batch
@@ -25,6 +26,7 @@ __all__ = [
     "alignment",
     "causality",
     "cosine",
+    "least_squares_theta",
     "principal_subspace",
     "synapse_trace",
     "trial_mean",
