@@ -14,6 +14,7 @@ import bpl_neuro as bpl
 
 Options = Mapping[str, float]
 LAMS = (0, 0.5, 0.9, 1)
+STEPS = bpl.tasks.RowMNIST.steps
 
 
 class AveragedAndLate:
@@ -61,6 +62,11 @@ def rmsprop(options: Options) -> bpl.Adam:
     return bpl.Adam(options["eta"], beta1=0.0, beta2=0.99)
 
 
+def adam_per_step(options: Options) -> bpl.Adam:
+    """Adam with the same memory in trials. The loss is at one of T steps, so m̂/√v̂ is 1/√T, T times a trial."""
+    return bpl.Adam(options["eta"] / STEPS**0.5, beta1=0.9 ** (1 / STEPS), beta2=0.98 ** (1 / STEPS))
+
+
 def averaged_and_late(options: Options) -> AveragedAndLate:
     return AveragedAndLate(adam_without_momentum(options))
 
@@ -78,8 +84,8 @@ class RuleLabel:
     title : str
     make : callable
         Circuit → rule.
-    psi, theta : callable
-        Options → optimiser of the circuit and of the synthesiser; that of the readout is Adam with the same rate.
+    psi, phi, theta : callable
+        Options → optimiser of the circuit, of the readout, of the synthesiser.
     reduction : str
         Of the loss over a batch. Without a synthesiser Adam makes no difference between them.
     schedule : str
@@ -94,6 +100,7 @@ class RuleLabel:
     title: str
     make: Callable[[bpl.Circuit], bpl.Rule]
     psi: Callable[[Options], Any] = adam
+    phi: Callable[[Options], Any] = adam
     theta: Callable[[Options], Any] = adam
     reduction: str = "mean"
     schedule: str = "trial"
@@ -124,7 +131,7 @@ def compatible(title: str, lam: float, kind: type[bpl.BPLambda] = bpl.BPLambda, 
         synthesiser = bpl.Synthesiser(circuit, target="current", sees="synapses")
         return kind(synthesiser, gamma=1, lam=lam, trace="sweep", **keywords)
 
-    return RuleLabel(title, make, adam_without_momentum, recursive_least_squares, forgets=True)
+    return RuleLabel(title, make, adam_without_momentum, theta=recursive_least_squares, forgets=True)
 
 
 def three_step(circuit: bpl.Circuit) -> bpl.Rule:
@@ -136,7 +143,13 @@ WITH_EPROP = bpl.rules.BPLambdaEProp
 RULES: dict[str, RuleLabel] = {
     "bptt": RuleLabel("BPTT", bpl.rules.BPTT, also=("RTRL, updates per trial",)),
     "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_and_late),
-    # 400 times the time of BPTT: "rtrl-step": RuleLabel("RTRL, per step", bpl.rules.RTRL, schedule="step"),
+    "rtrl-step": RuleLabel(
+        "RTRL, updates per step",
+        functools.partial(bpl.rules.RTRL, trace="lazy"),
+        adam_per_step,
+        adam_per_step,
+        schedule="step",
+    ),
     **{f"bp-{lam:g}": paper(f"BP({lam:g})", lam) for lam in LAMS},
     "bp-1-paper": paper("BP(1), the paper's rate", 1, fixed={"eta": 3e-4}),
     **{f"bp-{lam:g}-eprop": paper(f"BP({lam:g}) + e-prop", lam, WITH_EPROP) for lam in LAMS},
