@@ -1,4 +1,4 @@
-"""Shared by the tests of the synthesiser that is compatible with the circuit: cases, and checks that return an error."""
+"""Shared by the tests of the synthesiser that is compatible with the circuit: cases, and how far off a rule is."""
 
 import numpy as np
 from dense import PlainSquares, learned_by_hand, run_densely, sums_by_definition, trials_of
@@ -20,10 +20,7 @@ RATES = {"psi": 0.05, "phi": 0.03, "theta": 0.03}
 
 def setting(model, loss="every", seed=0, **keywords):
     """Circuit, readout, synthesiser, batch, and a θ that is not zero, also where there is no synapse."""
-    circuit, readout, _unit, data, _theta = case(model, loss, seed=seed, **keywords)
-    unit = bpl.Synthesiser(circuit, **CURRENT)
-    theta = np.random.default_rng(seed + 9).normal(size=circuit.layout.size) * 0.3
-    return circuit, readout, unit, data, theta
+    return case(model, loss, seed=seed, **CURRENT, **keywords)
 
 
 def make(unit, kind="alone", **options):
@@ -86,5 +83,3 @@ def fitted(circuit, readout, data, rule):
         theta[there] = solution
         missed, total = missed + ((q - y[:, there] @ solution) ** 2).sum(), total + (q**2).sum()
     return theta, 1 - missed / total
-
-

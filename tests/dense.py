@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 
-
 class Dense(NamedTuple):
     """A step of B trials: A, O and C U with O = C U; the same back through the feedback; and y where q̂ = Y θ."""
 
@@ -272,5 +271,3 @@ def block_diagonal(circuit, M):
     """(…, n, n) with each neuron's own block alone."""
     neuron = np.concatenate([np.repeat(np.arange(p.N) + p.rate_slice.start, p.S) for p in circuit.populations])
     return M * (neuron[:, None] == neuron)
-
-

@@ -37,6 +37,7 @@ class CompatibleBPLambda(BPLambda):
     """
 
     synthesiser: CompatibleSynthesiser
+    target: ClassVar[str] = "current"
     forms: ClassVar[Mapping[str, type[Trace]]] = COMPATIBLE_TRACES
     #: whether the synthesiser learns only what e-prop does not carry
     residual: bool = False
@@ -58,10 +59,6 @@ class CompatibleBPLambda(BPLambda):
     def init(self, trials: int, steps: int) -> Carry:
         """No trace."""
         return {"trace": self.trace.init(trials, steps), "started": self.circuit.xp.zeros(trials, bool)}
-
-    def moment(self, transition: Transition, end: Any) -> Any:
-        """Σ y yᵀ, weighted as the correlation is."""
-        return self.gain * super().moment(transition, end)
 
     def currents(self, transition: Transition, end: Any, theta: Any) -> list[Any]:
         """q̂, (B, P, N) of each population; 0 at a trial's end."""
