@@ -69,6 +69,18 @@ def recursive_least_squares(options: Options) -> Any:
     return bpl.RLS(forget=options["forget"], ridge=1e-3)
 
 
+#: steps of a trial, a row each
+STEPS = 28
+
+
+def adam_per_step(options: Options) -> bpl.Adam:
+    return bpl.Adam(options["eta"] / STEPS, beta1=0.0, beta2=0.98 ** (1 / STEPS))
+
+
+def least_squares_per_step(options: Options) -> Any:
+    return bpl.RLS(forget=options["forget"] ** (1 / STEPS), ridge=1e-3)
+
+
 @dataclass(frozen=True)
 class RuleLabel:
     """How a rule is trained.
@@ -127,6 +139,15 @@ def compatible(title: str, lam: float, kind: type[bpl.BPLambda] = bpl.BPLambda, 
     return RuleLabel(title, make, adam_without_momentum, recursive_least_squares, forgets=True)
 
 
+def per_step(title: str, lam: float, trace: str) -> RuleLabel:
+    """Everything moves at every step: rates and memories are those of a trial, shared out among its steps."""
+
+    def make(circuit: bpl.Circuit) -> bpl.Rule:
+        return bpl.BPLambda(bpl.Synthesiser(circuit, target="current", sees="synapses"), lam=lam, trace=trace)
+
+    return RuleLabel(title, make, adam_per_step, least_squares_per_step, schedule="step", forgets=True)
+
+
 def three_step(circuit: bpl.Circuit) -> bpl.Rule:
     return bpl.rules.NStepSG(bpl.Synthesiser(circuit), steps=3, gamma=0.9, sg_weight=0.1)
 
@@ -136,7 +157,9 @@ WITH_EPROP = bpl.rules.BPLambdaEProp
 RULES: dict[str, RuleLabel] = {
     "bptt": RuleLabel("BPTT", bpl.rules.BPTT, also=("RTRL, updates per trial",)),
     "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_and_late),
-    # 400 times the time of BPTT: "rtrl-step": RuleLabel("RTRL, per step", bpl.rules.RTRL, schedule="step"),
+    "rtrl-step": RuleLabel(
+        "RTRL, per step", functools.partial(bpl.rules.RTRL, trace="lazy"), adam_per_step, schedule="step"
+    ),
     **{f"bp-{lam:g}": paper(f"BP({lam:g})", lam) for lam in LAMS},
     "bp-1-paper": paper("BP(1), the paper's rate", 1, fixed={"eta": 3e-4}),
     **{f"bp-{lam:g}-eprop": paper(f"BP({lam:g}) + e-prop", lam, WITH_EPROP) for lam in LAMS},
@@ -144,6 +167,14 @@ RULES: dict[str, RuleLabel] = {
     **{
         f"compatible-{lam:g}-eprop": compatible(f"compatible BP({lam:g}) + e-prop", lam, WITH_EPROP, residual=True)
         for lam in LAMS
+    },
+    **{
+        f"compatible-{lam:g}-late": compatible(f"compatible BP({lam:g}), e-prop's signal", lam, WITH_EPROP)
+        for lam in (0, 1)
+    },
+    **{
+        f"compatible-{lam:g}-step": per_step(f"compatible BP({lam:g}), per step", lam, trace)
+        for lam, trace in ((0, "local"), (1, "lazy"))
     },
     "nstep-sg": RuleLabel("3-step SG", three_step, reduction="sum"),
     "truncated-bptt": RuleLabel("truncated BPTT, 3 steps", functools.partial(bpl.rules.TruncatedBPTT, steps=3)),
