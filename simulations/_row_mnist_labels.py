@@ -14,6 +14,7 @@ import bpl_neuro as bpl
 
 Options = Mapping[str, float]
 LAMS = (0, 0.5, 0.9, 1)
+#: of a trial, a row each
 STEPS = bpl.tasks.RowMNIST.steps
 
 
@@ -62,17 +63,26 @@ def rmsprop(options: Options) -> bpl.Adam:
     return bpl.Adam(options["eta"], beta1=0.0, beta2=0.99)
 
 
-def adam_per_step(options: Options) -> bpl.Adam:
-    """Adam with the same memory in trials. The loss is at one of T steps, so m̂/√v̂ is 1/√T, T times a trial."""
-    return bpl.Adam(options["eta"] / STEPS**0.5, beta1=0.9 ** (1 / STEPS), beta2=0.98 ** (1 / STEPS))
-
-
 def averaged_and_late(options: Options) -> AveragedAndLate:
     return AveragedAndLate(adam_without_momentum(options))
 
 
 def recursive_least_squares(options: Options) -> Any:
     return bpl.RLS(forget=options["forget"], ridge=1e-3)
+
+
+def adam_per_step(options: Options) -> bpl.Adam:
+    """For credit at every step: rate and memory of a trial, shared out among its steps."""
+    return bpl.Adam(options["eta"] / STEPS, beta1=0.0, beta2=0.98 ** (1 / STEPS))
+
+
+def adam_for_the_end(options: Options) -> bpl.Adam:
+    """For a gradient at the last of T steps only: g/√v is √T there, and 0 elsewhere."""
+    return bpl.Adam(options["eta"] / STEPS**0.5, beta1=0.0, beta2=0.98 ** (1 / STEPS))
+
+
+def least_squares_per_step(options: Options) -> Any:
+    return bpl.RLS(forget=options["forget"] ** (1 / STEPS), ridge=1e-3)
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,8 @@ class RuleLabel:
     title : str
     make : callable
         Circuit → rule.
-    psi, phi, theta : callable
-        Options → optimiser of the circuit, of the readout, of the synthesiser.
+    psi, theta : callable
+        Options → optimiser of the circuit and of the synthesiser; that of the readout is Adam with the same rate.
     reduction : str
         Of the loss over a batch. Without a synthesiser Adam makes no difference between them.
     schedule : str
@@ -100,7 +110,6 @@ class RuleLabel:
     title: str
     make: Callable[[bpl.Circuit], bpl.Rule]
     psi: Callable[[Options], Any] = adam
-    phi: Callable[[Options], Any] = adam
     theta: Callable[[Options], Any] = adam
     reduction: str = "mean"
     schedule: str = "trial"
@@ -131,7 +140,16 @@ def compatible(title: str, lam: float, kind: type[bpl.BPLambda] = bpl.BPLambda, 
         synthesiser = bpl.Synthesiser(circuit, target="current", sees="synapses")
         return kind(synthesiser, gamma=1, lam=lam, trace="sweep", **keywords)
 
-    return RuleLabel(title, make, adam_without_momentum, theta=recursive_least_squares, forgets=True)
+    return RuleLabel(title, make, adam_without_momentum, recursive_least_squares, forgets=True)
+
+
+def per_step(title: str, lam: float, trace: str) -> RuleLabel:
+    """Everything moves at every step: rates and memories are those of a trial, shared out among its steps."""
+
+    def make(circuit: bpl.Circuit) -> bpl.Rule:
+        return bpl.BPLambda(bpl.Synthesiser(circuit, target="current", sees="synapses"), lam=lam, trace=trace)
+
+    return RuleLabel(title, make, adam_per_step, least_squares_per_step, schedule="step", forgets=True)
 
 
 def three_step(circuit: bpl.Circuit) -> bpl.Rule:
@@ -144,11 +162,7 @@ RULES: dict[str, RuleLabel] = {
     "bptt": RuleLabel("BPTT", bpl.rules.BPTT, also=("RTRL, updates per trial",)),
     "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_and_late),
     "rtrl-step": RuleLabel(
-        "RTRL, updates per step",
-        functools.partial(bpl.rules.RTRL, trace="lazy"),
-        adam_per_step,
-        adam_per_step,
-        schedule="step",
+        "RTRL, per step", functools.partial(bpl.rules.RTRL, trace="lazy"), adam_for_the_end, schedule="step"
     ),
     **{f"bp-{lam:g}": paper(f"BP({lam:g})", lam) for lam in LAMS},
     "bp-1-paper": paper("BP(1), the paper's rate", 1, fixed={"eta": 3e-4}),
@@ -157,6 +171,14 @@ RULES: dict[str, RuleLabel] = {
     **{
         f"compatible-{lam:g}-eprop": compatible(f"compatible BP({lam:g}) + e-prop", lam, WITH_EPROP, residual=True)
         for lam in LAMS
+    },
+    **{
+        f"compatible-{lam:g}-late": compatible(f"compatible BP({lam:g}), e-prop's signal", lam, WITH_EPROP)
+        for lam in (0, 1)
+    },
+    **{
+        f"compatible-{lam:g}-step": per_step(f"compatible BP({lam:g}), per step", lam, trace)
+        for lam, trace in ((0, "local"), (1, "lazy"))
     },
     "nstep-sg": RuleLabel("3-step SG", three_step, reduction="sum"),
     "truncated-bptt": RuleLabel("truncated BPTT, 3 steps", functools.partial(bpl.rules.TruncatedBPTT, steps=3)),

@@ -93,7 +93,7 @@ def build(config: Config, label: str, seed: int, options: Options) -> bpl.Traine
     circuit = CIRCUITS[circuit_name].make(task.input_size, seed=rng, dtype=config.dtype, backend=config.backend)
     readout = bpl.Readout(circuit, task.output_size, task.loss, reduction=rule.reduction, seed=rng)
     made = rule.make(circuit)
-    optimiser = {"psi": rule.psi(options), "phi": rule.phi(options)}
+    optimiser = {"psi": rule.psi(options), "phi": bpl.Adam(options["eta"])}
     if made.needs_synthesiser:
         optimiser["theta"] = rule.theta(options)
     return bpl.Trainer(

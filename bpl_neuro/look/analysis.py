@@ -63,6 +63,7 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         (how many were left out of ``cosine``). Steps at which every trial ends are not included: nothing is predicted
         there.
     """
+    _predicts_states(rule)
     seen, _ = watched_steps(circuit, readout, rule, batch, theta)
     host = circuit.backend.to_host
     G = np.stack([host(g) for g in true_later_gradient(seen)]).astype(float)
@@ -84,6 +85,14 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         },
         {"step": np.flatnonzero(keep) + 1},
     )
+
+
+def _predicts_states(rule: Any) -> None:
+    """ValidationError unless the rule has a synthesiser that predicts the credit of states."""
+    if getattr(rule, "target", None) != "state":
+        raise ValidationError(
+            f'`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got {rule!r}'
+        )
 
 
 def trial_mean(values: np.ndarray) -> np.ndarray:
@@ -206,6 +215,7 @@ def synapse_trace(
         ``cumulative`` its running sum, Δθ/α. The attribute ``forward_view`` is Σ_t (G_t^λ − g_t)_a φ'_a z_j, which
         ``cumulative`` ends on.
     """
+    _predicts_states(rule)
     s = rule.synthesiser
     a, j = synapse
     if not s.own_units:

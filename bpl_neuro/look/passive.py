@@ -165,22 +165,25 @@ class _Onlooker:
         if self.settled.deferred:
             return
         arguments = (step.transition, step.c, step.end, self.theta)
-        self._add("theta", self.settled.collect(self.carry, *arguments), step.transition, step.end)
+        self._add("theta", self.settled.collect(self.carry, *arguments))
+        self._add_moment(step.transition, step.end)
         self.carry, _, of_psi = self.settled.step(self.carry, *arguments)
-        self._add("psi", of_psi, step.transition, step.end)
+        self._add("psi", of_psi)
 
-    def _add(self, name: str, gradient: Any, transition: Any, end: Any) -> None:
-        if gradient is None:
-            return
-        add_gradient(self.sums, name, gradient)
-        if name == "theta" and self.solves:
+    def _add(self, name: str, gradient: Any) -> None:
+        if gradient is not None:
+            add_gradient(self.sums, name, gradient)
+
+    def _add_moment(self, transition: Any, end: Any) -> None:
+        if self.solves:
             add_gradient(self.sums, "moment", self.settled.moment(transition, end))
 
     def end_batch(self, trials: Trajectory, mask: Any) -> Any:
         """The gradient of Ψ; θ learns."""
         if self.settled.deferred:
             for name, gradient in self.settled.finish(self.carry, trials, self.theta).items():
-                self._add(name, gradient, trials.rows, trials.end.reshape(-1))
+                self._add(name, gradient)
+            self._add_moment(trials.rows, trials.end.reshape(-1))
         if self.theta is not None and "theta" in self.sums:
             further: dict[str, Any] = {}
             if self.solves:
