@@ -90,13 +90,12 @@ def test_a_checkpoint_in_the_middle_of_a_stream_and_of_an_update(what, tmp_path)
         found.append(own)
     for name in RATES:
         assert (found[0].parameter(name) == found[1].parameter(name)).all()
-    with pytest.raises(bpl.ValidationError, match="was another"):
+    if what != "lesion":  # where θ's optimiser is gone, it may be any
         circuit, readout, unit, *_ = setting("ei")
-        other = {**SQUARES, "theta": bpl.Adam()}
-        rule = make(unit, "residual", lam=0.9, trace="full")
-        bpl.Trainer(circuit, readout, rule, schedule="step", update_every=3, optimiser=other).restore(
-            tmp_path / "c.npz"
-        )
+        rule, other = make(unit, "residual", lam=0.9, trace="full"), {**SQUARES, "theta": bpl.Adam()}
+        adam = bpl.Trainer(circuit, readout, rule, schedule="step", update_every=3, optimiser=other)
+        with pytest.raises(bpl.ValidationError, match="was another"):
+            adam.restore(tmp_path / "c.npz")
 
 
 # Causality.
@@ -129,11 +128,11 @@ def test_the_sweep_waits_for_the_end(kind):
 # What it holds, and which form "auto" takes.
 
 
-@pytest.mark.parametrize("kind", RULES)
-@pytest.mark.parametrize("trace", ["full", "lazy", "local"])
+@pytest.mark.parametrize(
+    ("kind", "trace"),
+    [*((kind, trace) for kind in RULES for trace in ("full", "lazy")), ("alone", "local"), ("late", "local")],
+)
 def test_what_it_holds_is_what_it_says(kind, trace):
-    if (kind.startswith("residual"), trace) == (True, "local"):
-        pytest.skip("does not go together")
     circuit, _, unit, *_ = setting("ei")
 
     def size(tree):
@@ -164,7 +163,8 @@ def test_auto_takes_a_form_of_the_same_numbers():
 def test_a_recording_of_the_predictions_names_the_currents(tmp_path):
     for model, units in (("lstm", [0, 1]), ("ei", None), ("adapting", None)):
         circuit, readout, unit, data, theta = setting(model)
-        trainer = bpl.Trainer(circuit, readout, make(unit, trace="full"), schedule="trial", optimiser={}, theta=theta)
+        trainer = bpl.Trainer(circuit, readout, make(unit, trace="full"), schedule="trial", optimiser={})
+        trainer.state = trainer.learner.initial(theta=theta)
         with bpl.Recorder(trainer, tmp_path / model, ["q", "theta", "c"], units=units) as recorder:
             recorder.batch_done(trainer, trainer.train_batch(data, watch=recorder.watch))
         steps, _ = run_densely(circuit, readout, data)
@@ -196,7 +196,7 @@ def test_what_only_a_synthesiser_of_the_states_has_is_refused_by_name(tmp_path):
     for name in ("g", "delta", "credit"):
         with pytest.raises(bpl.ValidationError, match=f"must be some of state, rate, c, q, .*got \\['{name}'\\]"):
             bpl.Recorder(trainer, tmp_path / "r", [name])
-    with pytest.raises(bpl.ValidationError, match='`target` = "state".*BPTT'):
+    with pytest.raises(bpl.ValidationError, match=r'`target` = "state".*BPTT'):
         analysis.alignment(circuit, readout, bpl.rules.BPTT(circuit), data, None)
 
 
