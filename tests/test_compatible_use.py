@@ -27,7 +27,7 @@ FORMS = [
 def test_the_pathway_is_between_the_prediction_and_the_circuit_alone(what, kind):
     """It has the size of the currents; what θ learns from is not the pathway's business."""
     circuit, readout, unit, _, theta = setting("lstm")
-    data = several(circuit, readout, 1, B=2, T=8)
+    data = several(circuit, readout, 0, B=2, T=8)
     rule = make(unit, kind, lam=0.7, gamma=0.9, sg_weight=0.8, trace="full")
     learner = bpl.Learner(circuit, readout, rule, SQUARES, bpl.Schedule(1))
     state = interventions.apply(learner.initial(theta=theta).replace(noise_rng=None), what, seed=3)

@@ -215,7 +215,7 @@ dt = "1*ms"
 """
     circuit, readout, unit, _, theta = setting(bpl.Model.from_toml(text))
     assert len(unit.regression.families) == 3
-    data = several(circuit, readout, 1, B=2, T=8)
+    data = several(circuit, readout, 0, B=2, T=8)
     for kind in ("alone", "residual"):
         for trace in ("full", "lazy"):
             rule = make(unit, kind, lam=0.7, trace=trace)
@@ -225,7 +225,7 @@ dt = "1*ms"
 def test_a_silenced_projection_is_left_out_of_what_is_solved():
     """As if its synapses had never been there; θ of them stays as it was."""
     circuit, readout, unit, _, theta = setting("ei")
-    data = several(circuit, readout, 1, B=2, T=8)
+    data = several(circuit, readout, 0, B=2, T=8)
     silent = circuit.silenced("exc->inh")
     rule = make(unit, lam=0.7, trace="full")
     optimisers = {"psi": bpl.SGD(0.05), "phi": bpl.SGD(0.03), "theta": bpl.RLS(0.9, 1e-2)}
