@@ -23,10 +23,11 @@ from bpl_neuro import reference
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.rules.compatible import CompatibleBPLambda, CompatibleBPLambdaEProp
 from bpl_neuro.rules.traces.influence import carried
-from bpl_neuro.train.loop import watched_steps
+from bpl_neuro.train.loop import score, watched_steps
 
 GRID = [(0.0, 0.8, 0.6), (0.5, 1.0, 0.6), (0.5, 0.8, 1.0), (1.0, 1.0, 1.0), (1.0, 0.8, 0.6)]
 
+OTHERS = [model for model in MODELS if model not in ("cerebellar", "lstm")]
 #: all forms of the rule with two models, the most intricate ones with all, and the patterns of losses
 CASES = [
     *((model, kind, "gaps") for model in ("cerebellar", "lstm") for kind in RULES),
@@ -207,7 +208,7 @@ def test_at_lambda_one_the_trace_is_rtrls_influence_and_at_zero_eprops(model):
 def true_gradient(circuit, readout, data):
     """By finite differences of the loss: independent of every derivative."""
     found = reference.finite_difference(
-        lambda psi: reference.slow_run(circuit.with_psi(psi), readout, data).loss, circuit.psi.copy()
+        lambda psi: score(circuit.with_psi(psi), readout, data).loss, circuit.psi.copy()
     )
     return of_plastic(circuit, found)
 
