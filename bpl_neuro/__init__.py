@@ -17,7 +17,8 @@ from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import BackendError, BplError, DivergenceError, ModelError, ValidationError
 from bpl_neuro.look import analysis, plotting
-from bpl_neuro.look.comparison import PassiveRules, compare, comparison_table
+from bpl_neuro.look.comparison import compare, comparison_table
+from bpl_neuro.look.passive import PassiveRules
 from bpl_neuro.look.recording import Recorder
 from bpl_neuro.model.spec import Model, available_models
 from bpl_neuro.rules import BPLambda, BPLambdaEProp, Rule, make_rule

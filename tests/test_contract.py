@@ -37,6 +37,15 @@ FORMS += [
     *(("bp_lambda", {"trace": "reduced"}, {"subspace": "random", "dimension": 3}, nonlinear) for nonlinear in (0, 1)),
     *(("bp_lambda", {"trace": trace}, {"subspace": "learned", "dimension": 3}, False) for trace in ("full", "lazy")),
 ]
+#: predicts the credit of the input currents
+CURRENT = {"target": "current"}
+FORMS += [
+    *(("bp_lambda", {"trace": trace}, CURRENT, False) for trace in ("full", "lazy", "sweep", "local")),
+    *(("bp_lambda_eprop", {"trace": trace}, CURRENT, False) for trace in ("full", "sweep")),
+    *(("bp_lambda_eprop", {"trace": trace, "residual": True}, CURRENT, False) for trace in ("full", "lazy", "sweep")),
+    ("bp_lambda", {"trace": "lazy", "window": 3}, CURRENT, False),
+    ("bp_lambda_eprop", {"trace": "lazy", "window": 3, "residual": True}, CURRENT, False),
+]
 
 
 def named(form):
@@ -170,7 +179,11 @@ def contents(thing, path="", seen=None):
     return {path: (id(thing), repr(thing))}
 
 
-AUTO = [(name, {"trace": "auto"}, kind, False) for name in ("bp_lambda", "bp_lambda_eprop") for kind in ({}, PLASTIC)]
+AUTO = [
+    (name, {"trace": "auto"}, kind, False)
+    for name in ("bp_lambda", "bp_lambda_eprop")
+    for kind in ({}, PLASTIC, CURRENT)
+]
 
 
 def schedules(form):

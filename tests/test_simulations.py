@@ -85,7 +85,7 @@ def test_nothing_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "target-raeching"], "row-mnist, rules, subspaces, target-reaching"),
+        (["run", "target-raeching"], "row-mnist, row-mnist-rules, rules, subspaces, target-reaching"),
         (["run", "../../etc"], "there is no simulation"),
         (["run", "target-reaching", "--set", "lamz=1"], "no setting 'lamz'"),
         (["run", "target-reaching", "--set", "lams"], "key=value"),
@@ -93,6 +93,8 @@ def test_nothing_is_overwritten(tmp_path):
         (["run", "target-reaching", "--size", "huge"], "`size`"),
         (["run", "target-reaching", "--quick", "--set", "lams=[1.3]"], "`lam` must lie in"),
         (["run", "target-reaching", "--quick", "--set", "model=lsmt"], "no model 'lsmt'"),
+        (["run", "target-reaching", "--quick", "--jobs", "2"], "--jobs: target-reaching is one job"),
+        (["run", "row-mnist-rules", "--quick", "--jobs", "0"], "`jobs`"),
     ],
 )
 def test_a_wrong_command_line_says_what_would_be_right(tmp_path, monkeypatch, arguments, message):

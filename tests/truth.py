@@ -29,7 +29,8 @@ def case(model, loss="every", seed=0, B=3, T=6, **synthesiser):
         end[1, -1] = False
     data = bpl.Batch(rng.normal(size=(B, T, 2)), rng.normal(size=(B, T, 2)), mask, end)
     theta = unit.initial_theta()
-    unit.weights(theta)[...] = rng.normal(size=(unit.d, unit.m)) * 0.3
+    output = theta if unit.target == "current" else unit.weights(theta)
+    output[...] = rng.normal(size=output.shape) * 0.3
     return circuit, readout, unit, data, theta
 
 

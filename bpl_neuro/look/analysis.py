@@ -13,6 +13,7 @@ from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.circuit.subspace import SubspaceSynthesiser
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.look.least_squares import least_squares_theta
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
 from bpl_neuro.tasks.base import Batch
@@ -25,6 +26,7 @@ __all__ = [
     "alignment",
     "causality",
     "cosine",
+    "least_squares_theta",
     "principal_subspace",
     "synapse_trace",
     "trial_mean",
@@ -61,6 +63,7 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         (how many were left out of ``cosine``). Steps at which every trial ends are not included: nothing is predicted
         there.
     """
+    _predicts_states(rule)
     seen, _ = watched_steps(circuit, readout, rule, batch, theta)
     host = circuit.backend.to_host
     G = np.stack([host(g) for g in true_later_gradient(seen)]).astype(float)
@@ -82,6 +85,14 @@ def alignment(circuit: Circuit, readout: Readout, rule: BPLambda, batch: Batch, 
         },
         {"step": np.flatnonzero(keep) + 1},
     )
+
+
+def _predicts_states(rule: Any) -> None:
+    """ValidationError unless the rule has a synthesiser that predicts the credit of states."""
+    if getattr(rule, "target", None) != "state":
+        raise ValidationError(
+            f'`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got {rule!r}'
+        )
 
 
 def trial_mean(values: np.ndarray) -> np.ndarray:
@@ -204,6 +215,7 @@ def synapse_trace(
         ``cumulative`` its running sum, Δθ/α. The attribute ``forward_view`` is Σ_t (G_t^λ − g_t)_a φ'_a z_j, which
         ``cumulative`` ends on.
     """
+    _predicts_states(rule)
     s = rule.synthesiser
     a, j = synapse
     if not s.own_units:

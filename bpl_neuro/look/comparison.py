@@ -9,21 +9,17 @@ import numpy as np
 import xarray as xr
 from rich.table import Column, Table
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
-from bpl_neuro.circuit.trajectory import Trajectory, stack
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import cosine, trial_mean, true_later_gradient
-from bpl_neuro.rules import BPTT, Gradients, Rule
-from bpl_neuro.rules.base import add_gradient
+from bpl_neuro.look.least_squares import least_squares_theta
+from bpl_neuro.rules import BPTT, Rule
 from bpl_neuro.tasks.base import Batch
 from bpl_neuro.train.loop import watched_steps
-from bpl_neuro.train.optimisers import Optimiser, by_name
-from bpl_neuro.train.step import Outcome, Step
-from bpl_neuro.train.trainer import Trainer
 
-__all__ = ["PassiveRules", "compare", "comparison_table"]
+__all__ = ["against", "compare", "comparison_table", "gradient_of_psi", "labelled_rules", "what_is_said"]
 
 #: what a rule says of itself
 SAID = ("online", "exact", "local", "memory", "time")
@@ -37,6 +33,7 @@ def compare(
     *,
     theta: Any = None,
     noise_seed: int | None = None,
+    fitted_on: Batch | None = None,
 ) -> xr.Dataset:
     """The gradient of each rule for one batch, with everything frozen, against the true one.
 
@@ -50,6 +47,8 @@ def compare(
         For rules with a synthesiser; their initial ones by default.
     noise_seed : int, optional
         Seed of the model's noise, the same for every rule; none by default.
+    fitted_on : Batch, optional
+        Other trials for the least-squares fits of linear synthesisers; the same ones by default.
 
     Returns
     -------
@@ -57,7 +56,9 @@ def compare(
         Over ``rule`` and ``parameter`` (the blocks of Ψ, and "psi" for all of them): ``cosine`` with the true gradient
         and ``norm_ratio`` to it. Over ``rule`` and ``step``: ``credit_cosine``, that of the credit a rule gives to the
         states with c_t + G_t, mean over trials without zero vectors; NaN where it gives none. NaN also where a gradient
-        is 0. Attributes: what each rule says of itself.
+        is 0. Over ``rule``, NaN for those without a linear synthesiser: ``optimum``, the cosine of Ψ's gradient that
+        the rule gives at its least-squares optimum (`analysis.least_squares_theta`). Attributes: what each rule says
+        of itself.
 
     Raises
     ------
@@ -65,7 +66,7 @@ def compare(
         For two rules with one label, or a rule of another circuit.
     """
     instance("circuit", circuit, Circuit, "a Circuit"), instance("readout", readout, Readout, "a Readout")
-    labelled = _labelled(rules)
+    labelled = labelled_rules(rules)
     if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
         raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
     host = circuit.backend.to_host
@@ -81,9 +82,15 @@ def compare(
         rule_credit = None
         if all("credit" in s.signals for s in seen_by_rule):
             rule_credit = np.stack([host(s.signals["credit"]) for s in seen_by_rule])
-        rows.append(_against(circuit, host(_psi(circuit, rule_outcome.gradients)), true, rule_credit, credit))
+        row = against(circuit, host(gradient_of_psi(circuit, rule_outcome.gradients)), true, rule_credit, credit)
+        row["optimum"] = np.nan
+        if rule.regression is not None:
+            fit = least_squares_theta(circuit, readout, rule, fitted_on or batch, noise_seed=noise_seed)
+            best = watched_steps(circuit, readout, rule, batch, fit, noise_seed, keep=False)[1]
+            row["optimum"] = float(cosine(host(gradient_of_psi(circuit, best.gradients)), true))
+        rows.append(row)
     figures = xr.concat(rows, xr.IndexVariable("rule", list(labelled)))
-    figures.attrs = _said(labelled)
+    figures.attrs = what_is_said(labelled)
     return figures
 
 
@@ -99,6 +106,7 @@ def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
         "time per step",
         "cosine",
         "norm ratio",
+        *(["cosine at the least-squares optimum"] if "optimum" in found else []),
     ]
     table = Table(*columns, title=title)
     over = [dim for dim in ("batch", "seed") if dim in found.dims]
@@ -106,121 +114,16 @@ def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
         said = [found.attrs.get(f"{rule}.{key}", "not said") for key in SAID]
         said = [{"True": "yes", "False": "no"}.get(text, text) for text in said]
         means = found[["cosine", "norm_ratio"]].sel(rule=rule, parameter="psi").mean(over)
-        table.add_row(str(rule), *said, f"{float(means['cosine']):.3f}", f"{float(means['norm_ratio']):.3g}")
+        figures = [f"{float(means['cosine']):.3f}", f"{float(means['norm_ratio']):.3g}"]
+        if "optimum" in found:
+            optimum = float(found["optimum"].sel(rule=rule).mean(over))
+            figures.append("–" if np.isnan(optimum) else f"{optimum:.3f}")
+        table.add_row(str(rule), *said, *figures)
     return table
 
 
-class PassiveRules:
-    """Rules that look on while another one trains: what each would have done with the same trials and weights.
-
-    ``passive = PassiveRules(trainer, [bpl.rules.EProp(circuit)])``, then ``trainer.fit(task, recorder=passive)``. Their
-    own synthesisers learn from the same trials, by an optimiser of their own.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        With exact feedback and no `error_delay`, so that what arrives at the rules is the gradient of the loss.
-    rules : mapping of label to Rule, or sequence of Rule
-    every : int
-        Look at every so many batches.
-    optimiser : Optimiser
-        Of the passive rules' own parameters, once a batch.
-
-    Attributes
-    ----------
-    theta : dict of str to array
-        The passive rules' own parameters.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        rules: Mapping[str, Rule] | Sequence[Rule],
-        *,
-        every: int = 1,
-        optimiser: Optimiser | None = None,
-    ) -> None:
-        instance("trainer", trainer, Trainer, "a Trainer")
-        if trainer.learner.error_delay or trainer.rule.feedback.kind != "exact":
-            raise ValidationError(
-                "`trainer` must have exact feedback and no `error_delay`: passive rules see its errors"
-            )
-        self.trainer, self.rules, self.every = trainer, _labelled(rules), positive_int("every", every)
-        for label, rule in self.rules.items():
-            if not trainer.circuit.fits(rule):
-                raise ValidationError(f"rules[{label!r}] was made for another circuit")
-        self._optimiser = by_name(optimiser, ("theta",))["theta"]
-        self.theta = {label: rule.initial_theta() for label, rule in self.rules.items()}
-        self.theta = {label: theta for label, theta in self.theta.items() if theta is not None}
-        backend = trainer.circuit.backend
-        self._moments = {label: self._optimiser.init(backend, theta) for label, theta in self.theta.items()}
-        self._seen: list[Step] = []
-        self._carries: dict[str, Any] = {}
-        self._settled: dict[str, Rule] = {}  # in the forms that they take for whole trials
-        self._sums: dict[str, Gradients] = {}
-        self._figures: list[xr.Dataset] = []
-        self._batches: list[int] = []
-
-    def watch(self, step: Step) -> None:
-        """See a step of the trainer."""
-        if step.batch % self.every:
-            return
-        if step.t == 1:
-            self._seen, B, T = [], step.c.shape[0], step.steps
-            self._settled = {label: rule.settled(rule.choose(True, T, False)) for label, rule in self.rules.items()}
-            self._carries = {label: rule.init(B, T) for label, rule in self._settled.items()}
-            self._sums = {label: {} for label in self.rules}
-        self._seen.append(step)
-        for label, rule in self._settled.items():
-            if rule.deferred:
-                continue
-            arguments = (step.transition, step.c, step.end, self.theta.get(label))
-            of_theta = rule.collect(self._carries[label], *arguments)
-            self._carries[label], _, of_psi = rule.step(self._carries[label], *arguments)
-            for name, gradient in (("theta", of_theta), ("psi", of_psi)):
-                if gradient is not None:
-                    add_gradient(self._sums[label], name, gradient)
-
-    def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
-        """A batch has ended: compare, and let the passive rules' own parameters learn."""
-        if trainer is not self.trainer:
-            raise ValidationError("`trainer` is not the one that the passive rules were made for")
-        if trainer.state.position is not None:
-            raise ValidationError("a stream has no whole trials to compare rules on; train on trials")
-        if not self._seen:
-            return
-        circuit, host = trainer.circuit, trainer.circuit.backend.to_host
-        trials = _trajectory(self._seen)
-        true = trials.parameter_gradient(trials.c + circuit.xp.stack(true_later_gradient(self._seen)))
-        rows = []
-        for label, rule in self._settled.items():
-            if rule.deferred:
-                self._sums[label] = rule.finish(self._carries[label], trials, self.theta.get(label))
-            rows.append(_against(circuit, host(_psi(circuit, self._sums[label])), host(true), None, None))
-            if label in self.theta and "theta" in self._sums[label]:
-                self.theta[label], self._moments[label] = self._optimiser.step(
-                    circuit.backend, self.theta[label], self._sums[label]["theta"], self._moments[label]
-                )
-        self._figures.append(xr.concat(rows, xr.IndexVariable("rule", list(self.rules))))
-        self._batches.append(trainer.batches)
-        self._seen = []
-
-    def flush(self) -> None:
-        """Nothing to write: what was found is in memory."""
-
-    def result(self) -> xr.Dataset:
-        """``cosine`` and ``norm_ratio`` over ``batch``, ``rule`` and ``parameter``."""
-        if not self._figures:
-            raise ValidationError("nothing was compared yet: train first, with `recorder=` this")
-        figures = xr.concat(self._figures, xr.IndexVariable("batch", self._batches))
-        return figures.assign_attrs(_said(self.rules))
-
-
-def _trajectory(seen: Sequence[Step]) -> Trajectory:
-    return stack([step.transition for step in seen], [step.c for step in seen], [step.end for step in seen])
-
-
-def _labelled(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
+def labelled_rules(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
+    """Rules by label: as they were given, or by their names."""
     if isinstance(rules, str | Rule) or not isinstance(rules, Mapping | Sequence):
         raise ValidationError(f"`rules` must be a list of rules, or a mapping of labels to rules; got {rules!r}")
     pairs = list(rules.items()) if isinstance(rules, Mapping) else [(getattr(r, "name", repr(r)), r) for r in rules]
@@ -231,16 +134,17 @@ def _labelled(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
     return dict(pairs)
 
 
-def _said(rules: Mapping[str, Rule]) -> dict[str, str]:
+def what_is_said(rules: Mapping[str, Rule]) -> dict[str, str]:
+    """What each rule says of itself, as attributes of a Dataset."""
     return {f"{label}.{key}": str(getattr(rule, key, "not said")) for label, rule in rules.items() for key in SAID}
 
 
-def _psi(circuit: Circuit, sums: Mapping[str, Any]) -> Any:
+def gradient_of_psi(circuit: Circuit, sums: Mapping[str, Any]) -> Any:
     """The gradient of Ψ, 0 from a rule that gives none."""
     return sums["psi"] if "psi" in sums else circuit.xp.zeros(circuit.layout.size, circuit.dtype)
 
 
-def _against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, rule_credit: Any, credit: Any) -> xr.Dataset:
+def against(circuit: Circuit, gradient: np.ndarray, true: np.ndarray, rule_credit: Any, credit: Any) -> xr.Dataset:
     """One rule's gradient against the true one, by block; and its credit, by step."""
     blocks = {"psi": (gradient, true)}
     views = [circuit.layout.views(flat) for flat in (gradient, true)]

@@ -94,6 +94,10 @@ class Rule(ABC):
         """θ as least squares see it, where the rule's gradient of θ is −Σ error zᵀ; else None."""
         return None
 
+    def informed(self) -> Rule:
+        """The rule with targets that are the credit of all later losses (λ = 1), over whole trials."""
+        raise NotImplementedError
+
     def moment(self, transition: Transition, end: Any) -> Any:
         """Σ z zᵀ over the trials in which a prediction is made at this step, as `regression` has it: for `RLS`."""
         raise NotImplementedError

@@ -54,8 +54,8 @@ class BPLambdaEProp(BPLambda):
         self, synthesiser: Synthesiser, *, discounted: bool = False, residual: bool = False, **keywords: Any
     ) -> None:
         self.residual = instance("residual", residual, bool, "True or False")
-        if residual and synthesiser.target != "current":
-            raise ValidationError('`residual` needs a synthesiser whose target is "current"')
+        if residual and getattr(synthesiser, "target", None) == "state":
+            raise ValidationError('`residual` needs a `synthesiser` with `target` = "current", got one with "state"')
         super().__init__(synthesiser, **keywords)
         self.discounted = instance("discounted", discounted, bool, "True or False")
         self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)

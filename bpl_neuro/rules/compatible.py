@@ -37,6 +37,7 @@ class CompatibleBPLambda(BPLambda):
     """
 
     synthesiser: CompatibleSynthesiser
+    target: ClassVar[str] = "current"
     forms: ClassVar[Mapping[str, type[Trace]]] = COMPATIBLE_TRACES
     #: whether the synthesiser learns only what e-prop does not carry
     residual: bool = False
@@ -58,10 +59,6 @@ class CompatibleBPLambda(BPLambda):
     def init(self, trials: int, steps: int) -> Carry:
         """No trace."""
         return {"trace": self.trace.init(trials, steps), "started": self.circuit.xp.zeros(trials, bool)}
-
-    def moment(self, transition: Transition, end: Any) -> Any:
-        """Σ y yᵀ, weighted as the correlation is."""
-        return self.gain * super().moment(transition, end)
 
     def currents(self, transition: Transition, end: Any, theta: Any) -> list[Any]:
         """q̂, (B, P, N) of each population; 0 at a trial's end."""
@@ -177,10 +174,10 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
     wiring, end, (T, B, _) = trajectory.rows.wiring, trajectory.end, trajectory.c.shape
     xp, gamma, lam = wiring.xp, rule.gamma, rule.lam
     currents = rule.currents(trajectory.rows, end.reshape(-1), theta)
-    c = trajectory.c
-    if rule.residual and gamma:
-        c = c + gamma * _own_memory(trajectory, gamma)
-    arriving = wiring.split(rule.arriving(trajectory.back_through(rule.feedback.transition), c, currents))
+    said = rule.arriving(trajectory.back_through(rule.feedback.transition), trajectory.c, currents)
+    if rule.residual and gamma:  # what f_t carries forwards, so by the circuit's own weights
+        said = said + gamma * trajectory.vjp(_own_memory(trajectory, gamma), "between")
+    arriving = wiring.split(said)
     ways = trajectory.back_through(lambda step: step.coupled(lam))
     targets = [[xp.zeros_like(v) for v in states] for states in arriving]
     target: Any = None

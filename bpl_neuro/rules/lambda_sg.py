@@ -14,7 +14,7 @@ from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.model.units import per_step
-from bpl_neuro.rules.base import Carry, Gradients, options_text, register
+from bpl_neuro.rules.base import Carry, Gradients, Rule, altered, options_text, register
 from bpl_neuro.rules.synthetic import SyntheticGradientRule
 
 __all__ = ["LambdaSG", "sweep"]
@@ -118,6 +118,10 @@ class LambdaSG(SyntheticGradientRule):
         super().__init__(synthesiser, gamma, sg_weight, feedback)
         self.lam = per_step("lam", lam, self.circuit.model)
         self.gain = self.circuit.model.dt if continuous_time else 1.0
+
+    def informed(self) -> Rule:
+        """With λ = 1."""
+        return altered(self, lam=1.0)  # type: ignore[no-any-return]
 
     def kept(self, trials: int, steps: int) -> int:
         """Every step, linearised, and what the synthesiser answered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit.circuit import Circuit
@@ -11,6 +11,7 @@ from bpl_neuro.circuit.regression import Regression
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
+from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.units import per_step
 from bpl_neuro.rules.base import Carry, Rule, altered
 
@@ -30,11 +31,19 @@ class SyntheticGradientRule(Rule):
     needs_synthesiser = True
     exact = False
     pathway: Any = None
+    gain: float = 1.0
+    #: what the synthesiser must predict the credit of
+    target: ClassVar[str] = "state"
 
     def __init__(
         self, synthesiser: Synthesiser, gamma: float | str, sg_weight: float, feedback: str | Feedback
     ) -> None:
         self.synthesiser = instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
+        if synthesiser.target != self.target:
+            raise ValidationError(
+                f'{type(self).__name__} needs a `synthesiser` with `target` = "{self.target}", got one with '
+                f'"{synthesiser.target}"'
+            )
         self.gamma = per_step("gamma", gamma, synthesiser.circuit.model)
         self.sg_weight = number("sg_weight", sg_weight)
         self.feedback = Feedback.of(feedback)
@@ -54,8 +63,8 @@ class SyntheticGradientRule(Rule):
         return self.synthesiser.regression
 
     def moment(self, transition: Transition, end: Any) -> Any:
-        """Σ z zᵀ: at a trial's end nothing is predicted."""
-        return self.synthesiser.moment(self.synthesiser.z(transition), ~end)
+        """Σ z zᵀ, weighted as the correlation is: at a trial's end nothing is predicted."""
+        return self.gain * self.synthesiser.moment(self.synthesiser.z(transition), ~end)
 
     def figures(self, carry: Carry) -> dict[str, float]:
         """Where the targets were known: ``theta_r2``, 1 − Σ|error|²/Σ|target|², ``theta_norm_ratio`` |g|/|target|."""

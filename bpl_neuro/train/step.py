@@ -72,6 +72,8 @@ class Step:
         rule: Any = self.rule
         if not hasattr(rule, "trace"):
             raise ValidationError(f"{rule!r} has no eligibility trace")
+        if getattr(rule, "target", "state") != "state":
+            raise ValidationError(f'the trace of a synapse (a, j) is shown where `target` = "state"; {rule!r}')
         units, inputs = rule.synthesiser.d, rule.synthesiser.m
         if not (0 <= a < units and 0 <= j < inputs):
             raise ValidationError(f"a synapse (a, j) lies in 0 … {units - 1}, 0 … {inputs - 1}; got {(a, j)}")

@@ -42,8 +42,8 @@ class Updates:
             self.descend(name, step)
 
     def receive_theta(self, rule: Rule, gradient: Any, transition: Transition, end: Any, step: int) -> None:
-        """The gradient of θ, or None; for least squares with the moment of what was seen."""
-        if gradient is not None and self.state.learner.least_squares and "theta" not in self.state.frozen:
+        """The gradient of θ, or None; for least squares with the moment of what is seen, also where no error is yet."""
+        if self.state.learner.least_squares and "theta" not in self.state.frozen:
             add_gradient(self.state.sums, "moment", rule.moment(transition, end))
         self.receive("theta", gradient, step)
 

@@ -109,6 +109,8 @@ class Units:
         Indices of the flat state.
     neurons : list of int
         Indices of the rates.
+    currents : list of int
+        Indices of these neurons' input currents: port after port within a population.
     """
 
     def __init__(self, circuit: Circuit, given: Any) -> None:
@@ -132,6 +134,14 @@ class Units:
                 flat += [(len(rates), pop.name, k, *state) for state in variables]
                 rates.append((pop.name, k, name_of(neuron.rate_dimensions)))
         self.neurons = sorted({flat[i][0] for i in self.states})
+        inputs = [
+            (pop.rate_slice.start + k, pop.name, k, port)
+            for pop in circuit.populations
+            for port in circuit.model.populations[pop.name].neuron.inputs
+            for k in range(pop.N)
+        ]
+        self.currents = [k for k, row in enumerate(inputs) if row[0] in self.neurons]
+        self._currents = [inputs[k][1:] for k in self.currents]
         self._states, self._rates = [flat[i][1:] for i in self.states], [rates[k] for k in self.neurons]
         neurons = [circuit.model.populations[pop.name].neuron for pop in circuit.populations]
         dims = [n.dimensions[name] for n in neurons for name in (*n.states, *n.inputs)] + [
@@ -159,6 +169,7 @@ class Units:
         for dim, numbers, rows, keys in (
             ("unit", self.states, self._states, ("population", "neuron", "state", "units")),
             ("neuron", self.neurons, self._rates, ("population", "number", "units")),
+            ("current", self.currents, self._currents, ("population", "neuron", "input")),
         ):
             if dim in dims:
                 columns = dict(zip((f"{dim}_{key}" for key in keys), zip(*rows, strict=True), strict=True))
@@ -189,11 +200,13 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
         "rate": lambda step: step.transition.new.rate[:, neurons],
         "c": lambda step: step.c[:, states],
     }
+    if "q" in signals:
+        looks["q"] = _signal("q", units.currents)
     for name, value in signals.items():
-        if getattr(value, "shape", None) == c.shape:
+        if name != "q" and getattr(value, "shape", None) == c.shape:
             looks[name] = _signal(name, states)
     parameters = [name for name in PARAMETERS if trainer.parameter(name) is not None]
-    traced = ["trace"] if isinstance(rule, TracedRule) else []
+    traced = ["trace"] if isinstance(rule, TracedRule) and rule.target == "state" else []
     known = [*looks, *traced, "loss", *parameters]
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise ValidationError(f"`quantities` must be some of {', '.join(known)} with this rule, got {list(names)}")
@@ -221,7 +234,8 @@ def describe(trainer: Trainer, names: Sequence[str], units: Units, synapses: Seq
                 shape, axes = layout[name]["output"], PARAMETERS[name]
             variables[name] = Variable(axes, shape, real, attrs)
         else:
-            last, total = ("neuron", len(neurons)) if name == "rate" else ("unit", len(states))
+            others = {"rate": ("neuron", len(neurons)), "q": ("current", len(units.currents))}
+            last, total = others.get(name, ("unit", len(states)))
             variables[name] = Variable(("step", "trial", last), (total,), real, units.units_of(name), looks[name])
     return variables
 
@@ -246,6 +260,8 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
         reason = "this rule has no eligibility trace"
         if isinstance(rule, TracedRule):
             reason = f'trace="{rule.form}" never holds one'
+            if rule.target != "state":
+                reason = 'it is shown of a synthesiser with `target` = "state"'
         raise ValidationError(
             f'"trace" cannot be recorded: {reason}; BPLambda(…, trace="full") holds it (with the numbers of "sweep"), '
             '"local", "leak" and "model" hold theirs'

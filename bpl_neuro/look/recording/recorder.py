@@ -44,8 +44,8 @@ class Recorder:
     path : path
         The store; it appears with the first batches that are flushed.
     quantities : str or sequence of str
-        Per step: ``"state"``, ``"rate"``, ``"c"``, the rule's signals (``"g"``, ``"delta"``, ``"credit"``), and
-        ``"trace"``: for each chosen synapse j → a of the synthesiser ``trace_own`` e[a, a, j], ``trace_norm``
+        Per step: ``"state"``, ``"rate"``, ``"c"``, the rule's signals (``"g"``, ``"delta"``, ``"credit"``; ``"q"``),
+        and ``"trace"``: for each chosen synapse j → a of the synthesiser ``trace_own`` e[a, a, j], ``trace_norm``
         ‖e[·, a, j]‖ (full and local trace) and ``trace_product`` Σ_i δ_{t−1,i} e_{t−1}[i, a, j]. The trace is the one
         after the step: 0 where a trial has just ended. Per batch: ``"loss"``; ``"psi"``, ``"phi"``, ``"theta"`` as they
         are after it.
