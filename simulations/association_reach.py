@@ -28,33 +28,31 @@ summary.json, for KIND of bptt, eprop, intact, and INTERVENTION@BATCH for every 
 
 from __future__ import annotations
 
-import functools
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
+from pydantic import Field
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro import interventions, plotting
+from bpl_neuro.benchmark import run_jobs
 from bpl_neuro.experiment import RunFolder, TrainingConfig
 
 CONTROLS = ("bptt", "eprop")
 
 
 class Config(TrainingConfig):
-    """Settings. `jobs` processes share the seeds; set OMP_NUM_THREADS=1 with more than one."""
+    """Settings."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"seeds": 2, "batches": 30, "fork_at": [10, 20], "exc": 20, "inh": 5, "motor": 8}
     }
 
     seeds: int = 10
-    jobs: int = 1
     batches: int = 600
     fork_at: list[int] = [40, 150]
     batch_size: int = 20
@@ -68,6 +66,7 @@ class Config(TrainingConfig):
     ridge: float = 1e-3
     interventions: list[str] = ["lesion", "scramble"]
     model: str = "association"
+    jobs: int = Field(1, ge=1, exclude=True)  # processes that share the seeds; a run may go on with more, or fewer
 
 
 def build_task(config: Config) -> bpl.tasks.AssociationReach:
@@ -154,13 +153,10 @@ def run(config: Config, folder: RunFolder) -> None:
         )
     for kind in config.interventions:  # a wrong one is an error now, not after the training
         interventions.apply(build(config, 0, "intact"), kind)
-    work = functools.partial(remembered, config, folder)
-    if config.jobs == 1:
-        found = [work(seed) for seed in track(range(config.seeds), "association reach")]
-    else:
-        with ProcessPoolExecutor(config.jobs, get_context("spawn")) as pool:
-            done = pool.map(work, range(config.seeds))
-            found = list(track(done, "association reach", total=config.seeds))
+    if config.jobs > 1:  # they leave what they find where it is looked for below
+        calls = {f"seed={seed}": (config, folder, seed) for seed in range(config.seeds)}
+        run_jobs(remembered, calls, config.jobs, "association reach")
+    found = [remembered(config, folder, seed) for seed in track(range(config.seeds), "association reach")]
     forks = [f"{kind}@{batch}" for batch in config.fork_at for kind in config.interventions]
     kinds = [*CONTROLS, "intact", *forks]
     record = xr.Dataset(
