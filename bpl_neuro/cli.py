@@ -12,8 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bpl_neuro.backend import get_backend
-from bpl_neuro.errors import BackendError, BplError
-from bpl_neuro.experiment import available_simulations, environment, parse_settings, run_simulation
+from bpl_neuro.errors import BackendError, BplError, ValidationError
+from bpl_neuro.experiment import (
+    available_simulations,
+    environment,
+    load_simulation,
+    parse_settings,
+    run_simulation,
+)
 from bpl_neuro.model.spec import Model, available_models
 from bpl_neuro.reference import derivative_error
 
@@ -55,6 +61,7 @@ def run(
     size: Annotated[str, typer.Option(help="Size by name: full, quick, and others the simulation has.")] = "full",
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time, in a simulation of many jobs.")] = None,
     out: Annotated[str | None, typer.Option(help="Run directory; runs/NAME-DATE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
@@ -62,6 +69,10 @@ def run(
     chosen = parse_settings(settings or [])
     if seed is not None:
         chosen["seed"] = seed
+    if jobs is not None:
+        if "jobs" not in load_simulation(name).Config.model_fields:
+            raise ValidationError(f"--jobs: {name} is one job; leave it out")
+        chosen["jobs"] = jobs
     folder = run_simulation(name, size="quick" if quick else size, settings=chosen, out=out, resume=resume)
     if folder.config.size == "quick":
         console.print("The quick size shows that it runs; its figures and claims say little.")

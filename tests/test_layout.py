@@ -14,7 +14,7 @@ PACKAGE = Path(bpl_neuro.__file__).parent
 #: a room imports only from rooms above it
 ORDER = [
     "errors", "checks", "storage", "model", "backend", "circuit", "tasks", "reference", "rules", "train", "look",
-    "brian", "experiment", "cli",
+    "brian", "benchmark", "experiment", "cli",
 ]  # fmt: skip
 
 

@@ -264,7 +264,7 @@ class CompatibleLocalTrace(CompatibleTrace):
 
 
 #: every form by its name
-COMPATIBLE_TRACES: dict[str, type[Trace]] = {
+COMPATIBLE_TRACES: dict[str, type[CompatibleTrace]] = {
     trace.name: trace
     for trace in (CompatibleFullTrace, CompatibleLazyTrace, CompatibleSweepTrace, CompatibleLocalTrace)
 }
