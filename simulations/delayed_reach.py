@@ -133,8 +133,7 @@ def run(config: Config, folder: RunFolder) -> None:
         folder.remember(f"seed={seed}", lambda seed=seed: one(config, folder, seed))
         for seed in track(range(config.seeds), "delayed reach")
     ]
-    _, y, mask = build_task(config).trial(0, 10)
-    baseline = 0.5 * float((mask[:, None] * y**2).sum())
+    baseline = build_task(config).baseline
     loss = np.array([[f[f"{kind}.loss"] for f in found] for kind in kinds])
     test = np.array([[f[f"{kind}.test_loss"] for f in found] for kind in kinds])
     after = loss[:, :, config.fork_at :].mean(axis=2)

@@ -1,7 +1,7 @@
 """Shared by the tests of the synthesiser that is compatible with the circuit: cases, and how far off a rule is."""
 
 import numpy as np
-from dense import PlainSquares, learned_by_hand, run_densely, sums_by_definition, trials_of
+from dense import PlainSquares, block_diagonal, learned_by_hand, run_densely, sums_by_definition, trials_of
 from helpers import random_trials
 from truth import case, off
 
@@ -38,6 +38,22 @@ def error_of_sums(rule, circuit, readout, data, theta):
     expected = sums_by_definition(rule, circuit, readout, data, theta)
     found = bpl.batch_updates(circuit, readout, rule, data, theta).gradients
     return {name: off(found[name], expected[name]) for name in expected}
+
+
+def error_of_local(model, lam, gamma=0.9):
+    """How far the local trace is off the trace with each neuron's own block of A + λO alone."""
+    circuit, readout, unit, data, theta = setting(model, "gaps")
+    rule = make(unit, lam=lam, gamma=gamma, trace="local")
+    assert rule.local and not rule.trace.exact
+    steps, c = run_densely(circuit, readout, data)
+    expected, e = np.zeros(circuit.layout.size), np.zeros((data.size, circuit.n, circuit.layout.size))
+    for t, s in enumerate(steps):
+        q = (s.Y @ theta) * ~data.end[:, t, None]
+        said = np.einsum("bi,bij->bj", c[t], s.A + s.O) + gamma * (1 - lam) * np.einsum("bq,bqi->bi", q, s.U)
+        expected += np.einsum("bq,bqw->w", q, s.Y) - np.einsum("bi,biw->w", said, e)
+        e = gamma * block_diagonal(circuit, s.A + lam * s.O) @ e + s.C @ s.Y
+        e[data.end[:, t]] = 0
+    return off(bpl.batch_updates(circuit, readout, rule, data, theta).gradients["theta"], expected)
 
 
 def learned(rule, circuit, readout, data, theta, optimisers, every=1, pathway=None):

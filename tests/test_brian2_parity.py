@@ -156,9 +156,11 @@ def test_a_thousand_steps_of_a_users_text(name, b2):
     assert np.ptp(theirs[-100:], axis=0).max() > 1e-6 * scale  # still moving at the end
 
 
-def test_delays_and_signs_of_the_cerebellar_model(b2):
+@pytest.mark.parametrize("model", ["association", "cerebellar"])
+def test_delays_and_signs_of_a_model_with_noise(b2, model):
     """With its noise at 0: Brian2 then integrates the same stochastic equation without drawing anything that counts."""
-    circuit = bpl.Circuit("cerebellar", {"exc": 6, "inh": 4}, 2, parameters={"exc.sigma": 0}, radius=0.6, seed=3)
+    sizes = dict(zip(bpl.Model.load(model).populations, (6, 4, 3), strict=False))
+    circuit = bpl.Circuit(model, sizes, 2, parameters={"sigma": 0}, radius=0.6, seed=3)
     x = np.random.default_rng(1).normal(size=(STEPS, 2))
     specs = circuit.model.spec.populations
     texts = {name: spec.equations.replace("sigma * xi", "0 * sigma * xi") for name, spec in specs.items()}

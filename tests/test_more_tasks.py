@@ -7,7 +7,13 @@ import bpl_neuro as bpl
 from bpl_neuro.tasks import TASKS
 from bpl_neuro.tasks.timing import check_step
 
-TASK_KINDS = [bpl.tasks.CopyRepeat, bpl.tasks.DelayedReach, bpl.tasks.IntervalTiming, bpl.tasks.CueOutcome]
+TASKS_IN_TIME = [
+    bpl.tasks.AssociationReach,
+    bpl.tasks.DelayedReach,
+    bpl.tasks.IntervalTiming,
+    bpl.tasks.CueOutcome,
+]
+TASK_KINDS = [bpl.tasks.CopyRepeat, *TASKS_IN_TIME]
 
 
 @pytest.mark.parametrize("kind", TASK_KINDS)
@@ -130,6 +136,25 @@ def test_delayed_reach_layout():
         assert not batch.mask[row, length:].any() and batch.end[row, length - 1 :].all()
 
 
+def test_association_reach_is_silent_until_the_reach():
+    task = bpl.tasks.AssociationReach(4, cue="20*ms", delay=("10*ms", "30*ms"), reach="40*ms", reaction="10*ms")
+    x, y, mask = task.trial(1, 2)
+    assert x[:, [1, 4]].tolist() == [[1, 0]] * 2 + [[0, 0]] * 2 + [[0, 1]] * 4 and x.sum() == 6
+    np.testing.assert_allclose(y[4:], [[0, 1]] * 4, atol=1e-15)
+    assert mask.tolist() == [0] * 5 + [1] * 3
+
+
+@pytest.mark.parametrize("kind", [bpl.tasks.AssociationReach, bpl.tasks.DelayedReach])
+def test_what_staying_at_the_centre_costs(kind):
+    """Whatever the delay: the loss of a circuit that is silent."""
+    task = kind(3, cue="20*ms", delay=("10*ms", "40*ms"), reach="40*ms", reaction="10*ms", dt="10*ms")
+    silent = bpl.Circuit(bpl.Model.load("association"), {"exc": 2, "inh": 1, "motor": 2}, 4)
+    readout = bpl.Readout(silent, 2, task.loss)
+    trainer = bpl.Trainer(silent, readout, bpl.rules.Immediate(silent))
+    trainer.set_parameters(phi=np.zeros_like(trainer.parameter("phi")))
+    assert trainer.evaluate(task)["loss"] == pytest.approx(task.baseline) and task.baseline == 1.5
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_evaluation_shows_every_target_in_batches_of_any_size(split):
     (batch,) = bpl.tasks.DelayedReach(6).batches(np.random.default_rng(0), 4, split)
@@ -199,7 +224,7 @@ def test_wrong_arguments(call, message):
         call()
 
 
-@pytest.mark.parametrize("kind", [bpl.tasks.DelayedReach, bpl.tasks.IntervalTiming, bpl.tasks.CueOutcome])
+@pytest.mark.parametrize("kind", TASKS_IN_TIME)
 def test_a_task_in_time_says_its_step_in_seconds(kind):
     task = kind(dt="5*ms")
     assert isinstance(task.dt, float) and task.dt == pytest.approx(5e-3, rel=1e-15)

@@ -1,5 +1,6 @@
 """Each simulation's quick size, end to end, through the command line; what a run leaves behind."""
 
+import contextlib
 import json
 import re
 import tomllib
@@ -161,6 +162,74 @@ def test_delayed_reach_steps_like_its_model(tmp_path):
     invoke("run", "delayed-reach", "--quick", *(f"--set={pair}" for pair in settings), "--out", str(out))
     summary, _, _ = check_run(out)
     assert summary["baseline"] == pytest.approx(30)  # twice the steps
+
+
+SMALL_ASSOCIATION = ["batches=16", "fork_at=[2, 13]", "exc=6", "inh=3", "motor=4", "batch_size=4"]
+
+
+def test_association_reach_leaves_everything_behind(tmp_path):
+    out = tmp_path / "run"
+    settings = [f"--set={pair}" for pair in [*SMALL_ASSOCIATION, "eta=3e-2"]]
+    invoke("run", "association-reach", "--quick", *settings, "--out", str(out))
+    summary, _, record = check_run(out)
+    assert summary["baseline"] == 5
+    forks = ["lesion@2", "scramble@2", "lesion@13", "scramble@13"]
+    assert record["kind"].values.tolist() == ["bptt", "eprop", "intact", *forks]
+    loss = record["loss"]
+    for fork in forks:  # what came before is shared; what was done shows from the second batch after it on
+        same = (loss.sel(kind=fork) == loss.sel(kind="intact")).all("seed").values
+        at = int(fork.split("@")[1])
+        assert same[: at + 1].all() and not same[at + 1 :].any()
+        since = loss.sel(batch=slice(at + 1, None)).mean("batch")
+        difference = since.sel(kind=fork) - since.sel(kind="intact")
+        assert summary[f"{fork}.difference.median"] == pytest.approx(float(difference.median()))
+        assert summary[f"{fork}.worse"] == int((difference > 0).sum())
+
+
+@pytest.mark.stage
+def test_association_reach_with_processes_and_after_an_interruption(tmp_path, monkeypatch, undrawn):
+    """Shared out, killed and resumed: the same figures. A run that is over is not run again."""
+    settings = {"batches": 6, "fork_at": [2], "exc": 6, "inh": 3, "motor": 4, "batch_size": 4, "checkpoint_every": 1}
+    whole = experiment.run_simulation("association-reach", size="quick", settings=settings, out=tmp_path / "whole")
+    shared = {**settings, "jobs": 2}
+    experiment.run_simulation("association-reach", size="quick", settings=shared, out=tmp_path / "shared")
+    module, fits = experiment.load_simulation("association-reach"), []
+    fit = experiment.RunFolder.fit
+
+    def killed(folder, trainer, task, key, **keywords):
+        fits.append(key)
+        if len(fits) == 4:
+            raise KeyboardInterrupt
+        return fit(folder, trainer, task, key, **keywords)
+
+    monkeypatch.setattr(experiment.RunFolder, "fit", killed)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt) if not resume else contextlib.nullcontext():
+            experiment.run_simulation(
+                "association-reach", size="quick", settings=settings, out=tmp_path / "killed", resume=resume
+            )
+    expected = (whole.path / "summary.json").read_bytes()
+    for name in ("shared", "killed"):
+        assert (tmp_path / name / "summary.json").read_bytes() == expected
+    assert module.spikes(np.array([5.0] * 10 + [0.5] * 10 + [4, 0.5, 3]), 5.0) == 2
+
+
+def test_association_reach_counts_a_divergence_as_a_failure(tmp_path):
+    """At such a rate the circuit blows up; the run goes on, and reports it."""
+    settings = [f"--set={pair}" for pair in [*SMALL_ASSOCIATION, "eta=1e30", "seeds=1"]]
+    invoke("run", "association-reach", "--quick", *settings, "--out", str(tmp_path / "run"))
+    summary, _, record = check_run(tmp_path / "run")
+    for kind in record["kind"].values:
+        assert summary[f"{kind}.diverged"] == 1 and not summary[f"{kind}.solved"], kind
+    assert not summary["claim.intact"] and not summary["claim.lesion"]
+    assert summary["lesion@2.difference.median"] == 0
+
+
+@pytest.mark.parametrize("setting", ["fork_at=[150, 40]", "fork_at=[0]", "fork_at=[30]", 'interventions=["nap"]'])
+def test_association_reach_refuses_forks_that_cannot_be(tmp_path, setting):
+    with pytest.raises(bpl.ValidationError, match=r"`fork_at` must be batches in order|intervention is one of"):
+        invoke("run", "association-reach", "--quick", "--set", setting, "--out", str(tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
 
 
 def test_copy_repeat_leaves_everything_behind(tmp_path):

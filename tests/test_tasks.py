@@ -40,7 +40,10 @@ def registry() -> Iterator[dict[str, type[Task]]]:
         del TASKS[name]
 
 
-BUILT_IN = {"target-reaching", "row-mnist", "copy-repeat", "delayed-reach", "interval-timing", "cue-outcome"}
+BUILT_IN = {
+    "target-reaching", "row-mnist", "copy-repeat", "association-reach", "delayed-reach", "interval-timing",
+    "cue-outcome",
+}  # fmt: skip
 
 
 class Echo:

@@ -14,7 +14,8 @@ LOSSES = ("end", "every", "gaps")
 
 def case(model, loss="every", seed=0, B=3, T=6, **synthesiser):
     """Circuit, readout, synthesiser, batch and a θ that is not zero."""
-    sizes = dict.fromkeys(bpl.Model.load(model).populations, 3) if isinstance(model, str) else 4
+    named = isinstance(model, str)
+    sizes = dict.fromkeys((bpl.Model.load(model) if named else model).populations, 3 if named else 4)
     circuit = bpl.Circuit(model, sizes, 2, seed=seed)
     readout = bpl.Readout(circuit, 2, seed=seed + 1)
     unit = bpl.Synthesiser(circuit, **synthesiser)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks.arrays import ArrayTask
+from bpl_neuro.tasks.association_reach import AssociationReach
 from bpl_neuro.tasks.base import TASKS, Batch, Task, register
 from bpl_neuro.tasks.copy_repeat import CopyRepeat
 from bpl_neuro.tasks.cue_outcome import CueOutcome
@@ -18,6 +19,7 @@ from bpl_neuro.tasks.target_reaching import TargetReaching
 __all__ = [
     "TASKS",
     "ArrayTask",
+    "AssociationReach",
     "Batch",
     "CopyRepeat",
     "CueOutcome",

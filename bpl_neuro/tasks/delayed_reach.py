@@ -47,6 +47,8 @@ class DelayedReach:
     ----------
     dt : float
         The step in seconds.
+    baseline : float
+        Loss of a trial spent at the centre: ½ for every step in which the target is due.
 
     Raises
     ------
@@ -93,6 +95,7 @@ class DelayedReach:
         self.hold = hold
         angles = 2 * np.pi * np.arange(self.targets) / self.targets
         self.points = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        self.baseline = 0.5 * (self._reach - self._reaction)
 
     def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
         """One epoch; "validation" and "test" are one batch with every target and fresh delays. See `Task.batches`."""

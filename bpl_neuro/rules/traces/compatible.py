@@ -137,7 +137,7 @@ class CompatibleLazyTrace(KeptSteps, CompatibleTrace):
 
     def kept(self, trials: int, steps: int) -> int:
         circuit = self.synthesiser.circuit
-        seen = circuit.input_size + sum(shape[1] for shape in self._shapes)
+        seen = sum(circuit.layout[synapses.key][-1] for synapses in circuit.synapses)
         return (self.window or steps) * (trials * (self.numbers_per_step + seen) + circuit.recurrent_size)
 
     def work(self, trials: int, steps: int) -> int:
