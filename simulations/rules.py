@@ -56,6 +56,8 @@ class Config(SimulationConfig):
 
 def make(config: Config, name: str, circuit: bpl.Circuit, trace: str | None = None) -> bpl.Rule:
     """A rule with the settings that it takes; with its own form of the trace, or another."""
+    if name == "rtrl" and trace == "sweep":
+        trace = "lazy"  # a sweep is what it is an alternative to
     settings = {
         "gamma": config.gamma, "lam": config.lam, "sg_weight": config.sg_weight, "steps": config.window, "trace": trace,
         "feedback": config.feedback,
