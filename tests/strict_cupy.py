@@ -13,8 +13,8 @@ from host_shim import HostModule
 FUNCTIONS = [
     "abs", "arange", "argmax", "ascontiguousarray", "broadcast_to", "concatenate", "copyto", "diagonal", "empty",
     "empty_like", "exp", "expm1", "eye", "isfinite", "log", "log1p", "logical_and", "matmul", "maximum", "mean",
-    "minimum", "multiply", "ones", "ones_like", "sign", "sqrt", "stack", "subtract", "sum", "tanh", "vdot", "where",
-    "zeros", "zeros_like",
+    "minimum", "moveaxis", "multiply", "ones", "ones_like", "sign", "sqrt", "stack", "subtract", "sum", "tanh", "vdot",
+    "where", "zeros", "zeros_like",
 ]  # fmt: skip
 
 
@@ -141,6 +141,7 @@ for _name in [
     "astype",
     "argmax",
     "swapaxes",
+    "trace",
 ]:
     setattr(Array, _name, _method(_name))
 
@@ -168,6 +169,7 @@ class StrictCupy(types.ModuleType):
         super().__init__("cupy")
         runtime = types.SimpleNamespace(memGetInfo=lambda: (free, 2**35), getDeviceCount=lambda: 1)
         self.cuda = types.SimpleNamespace(runtime=runtime)
+        self.linalg = types.SimpleNamespace(solve=lambda A, b: wrapped(np.linalg.solve(open_up(A), open_up(b))))
         self.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
 
     def __deepcopy__(self, memo):

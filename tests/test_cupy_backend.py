@@ -35,13 +35,18 @@ def device(request):
     return CupyBackend(StrictCupy())
 
 
-def trainer_on(backend, name="bp_lambda", model="leaky_tanh", schedule="step", dtype="float64", unit=None, **options):
+def trainer_on(
+    backend, name="bp_lambda", model="leaky_tanh", schedule="step", dtype="float64", unit=None, theta=None, **options
+):
     model = bpl.Model.load(model) if isinstance(model, str) else model
     sizes = dict(zip(model.populations, (4, 3), strict=False))
     circuit = bpl.Circuit(model, sizes, 2, seed=0, radius=0.9, dtype=dtype, backend=backend)
     readout = bpl.Readout(circuit, 2, seed=1)
     on = bpl.Synthesiser(circuit, **(unit or {})) if RULES[name].needs_synthesiser else circuit
-    return bpl.Trainer(circuit, readout, bpl.make_rule(name, on, **options), schedule=schedule, seed=2)
+    optimiser = {"psi": bpl.Adam(), "phi": bpl.Adam(), "theta": theta or bpl.Adam()}
+    return bpl.Trainer(
+        circuit, readout, bpl.make_rule(name, on, **options), optimiser=optimiser, schedule=schedule, seed=2
+    )
 
 
 def trials(stream=False, dtype=float):
@@ -111,6 +116,31 @@ def test_a_synthesiser_that_saturates_and_one_that_expands(device, trace):
 )
 def test_other_options(device, options):
     assert_same(device, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(
+            {"trace": trace, "lam": lam}
+            for trace, lam in (("full", 0.7), ("lazy", 0.7), ("local", 0.0), ("local", 0.7))
+        ),
+        {"trace": "sweep", "schedule": "trial", "lam": 0.7},
+        *({"trace": trace, "name": "bp_lambda_eprop", "residual": True} for trace in ("full", "lazy")),
+        {"trace": "sweep", "name": "bp_lambda_eprop", "residual": True, "schedule": "trial", "feedback": "sign"},
+        {"trace": "lazy", "name": "bp_lambda_eprop", "discounted": True, "gamma": 0.9, "window": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["cerebellar", "lstm"])
+def test_a_synthesiser_that_is_compatible_with_the_circuit(device, model, options):
+    """θ by least squares, whose rows lack different synapses in the first."""
+    assert_same(device, model=model, unit={"target": "current"}, theta=bpl.RLS(0.9, 1e-2), tolerance=1e-8, **options)
+
+
+def test_the_papers_class_by_least_squares(device):
+    for schedule in ("step", "trial"):
+        assert_same(device, model="adapting", schedule=schedule, theta=bpl.RLS(0.9, 1e-2), tolerance=1e-8)
 
 
 def test_a_stream_and_single_precision(device):

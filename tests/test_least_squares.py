@@ -266,6 +266,20 @@ def test_plain_squares_are_the_least_squares_that_numpy_has():
     assert off(PlainSquares(1.0, TINY).of(circuit).step(0 * expected, correlation, seen), expected) < 1e-5
 
 
+def test_a_ridge_that_is_lost_in_rounding_is_named():
+    """Two inputs that are always the same: what is seen is linearly dependent, and R has no inverse without a ridge."""
+    circuit, readout, unit, data, theta = setting("linear")
+    same = bpl.Batch(np.sign(data.x[..., :1]).repeat(2, axis=2), data.y)
+    rule = make(unit, trace="full")
+    learner = bpl.Learner(circuit, readout, rule, {"theta": bpl.RLS(1.0, 1e-30)}, bpl.Schedule(1))
+    state = learner.initial(theta=theta)
+    with pytest.raises(bpl.ValidationError, match="`ridge` = 1e-30 is lost in rounding"):
+        bpl.run_batch(learner, state, same)
+    assert (state.theta == theta).all()  # given back
+    ridged = learned(rule, circuit, readout, same, theta, {"theta": bpl.RLS(1.0, 1e-6)})
+    assert np.isfinite(ridged.theta).all()
+
+
 # What goes with it.
 
 

@@ -96,7 +96,13 @@ class RLS:
                 m = len(seen)
                 ridge = self.ridge * float(seen.trace()) / m
                 if ridge > 0:
-                    change = xp.linalg.solve(seen + ridge * xp.eye(m), gradient[index].T.astype(float))
+                    try:
+                        change = xp.linalg.solve(seen + ridge * xp.eye(m), gradient[index].T.astype(float))
+                    except np.linalg.LinAlgError:  # CuPy gives what is not finite
+                        raise ValidationError(
+                            f"`ridge` = {self.ridge:g} is lost in rounding, and what is seen is linearly dependent: "
+                            "take a larger one"
+                        ) from None
                     new[index] -= change.T.astype(new.dtype)
         old, now = (sum(float(matrix.trace()) for matrix in regression.matrices(flat)) for flat in (kept, R))
         return new, {
