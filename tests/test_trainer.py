@@ -73,6 +73,23 @@ def test_sum_reduction_is_the_mean_times_the_batch_size():
     np.testing.assert_allclose(gradients["sum"].gradients["phi"], 4 * gradients["mean"].gradients["phi"], rtol=1e-12)
 
 
+def test_no_step_of_adam_is_larger_than_it_may_be():
+    """Small gradients for long, then a large one: 7 η without a bound; the bound is on each parameter by itself."""
+    went, states = {}, {}
+    for bound in (None, 2):
+        adam, p = bpl.Adam(lambda k: 0.01, beta1=0.0, max_step=bound), np.zeros(2)
+        state = adam.init(NumpyBackend(), p)
+        for k in range(400):
+            before = p
+            p, state = adam.step(NumpyBackend(), p, np.array([1.0, -100.0 if k == 399 else 1.0]), state)
+        went[bound], states[bound] = p - before, state
+    assert went[None][0] == pytest.approx(-0.01, rel=1e-3) and 0.065 < went[None][1] < 0.075
+    np.testing.assert_allclose(went[2], [went[None][0], 0.02], rtol=1e-12)
+    assert float(states[2]["capped"]) == 0.5 and "capped" not in states[None]
+    with pytest.raises(bpl.ValidationError, match="max_step"):
+        bpl.Adam(max_step=0)
+
+
 def test_adam_against_its_formula():
     adam = bpl.Adam(0.01, beta1=0.8, beta2=0.9, epsilon=1e-8)
     p, state = np.array([1.0, -2.0]), adam.init(NumpyBackend(), np.zeros(2))

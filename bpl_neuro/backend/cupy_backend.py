@@ -7,6 +7,7 @@ our own (kernels.cu and `cuda_source`), one for each map, trace and update. Noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -143,14 +144,14 @@ class CupyBackend:
 
     def adam(
         self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
-        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
+        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float, most: float = math.inf,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
         """New parameter and moments, in one pass."""
         # in C order, as the kernel goes through them, whatever the order of the arguments
         new = out or tuple(self.xp.empty(parameter.shape, parameter.dtype) for _ in range(3))
         real = parameter.dtype.type
         arrays = [self.xp.ascontiguousarray(a) for a in (parameter, gradient, m, v)]
-        numbers = map(real, (rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon))
+        numbers = map(real, (rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon, most))
         self.launch("adam", COMMON, parameter, parameter.size, [np.int64(parameter.size), *arrays, *numbers, *new])
         return new
 

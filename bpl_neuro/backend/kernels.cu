@@ -26,7 +26,7 @@ extern "C" __global__ void add_outer(
 // One step of Adam on flat vectors: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε).
 extern "C" __global__ void adam(
     index_t size, const REAL *p, const REAL *g, const REAL *m, const REAL *v,
-    REAL rate, REAL beta1, REAL rest1, REAL beta2, REAL rest2, REAL correction2, REAL epsilon,
+    REAL rate, REAL beta1, REAL rest1, REAL beta2, REAL rest2, REAL correction2, REAL epsilon, REAL most,
     REAL *p_new, REAL *m_new, REAL *v_new)
 {
     EACH(q, size) {
@@ -34,6 +34,7 @@ extern "C" __global__ void adam(
         const REAL v_q = beta2 * v[q] + rest2 * g[q] * g[q];
         m_new[q] = m_q;
         v_new[q] = v_q;
-        p_new[q] = p[q] - rate * m_q / (sqrt(v_q / correction2) + epsilon);
+        const REAL step = rate * m_q / (sqrt(v_q / correction2) + epsilon);
+        p_new[q] = p[q] - (step > most ? most : step < -most ? -most : step);
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,9 +145,11 @@ class NumpyBackend:
 
     def adam(
         self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
-        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float,
+        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float, most: float = math.inf,
     ) -> tuple[Any, Any, Any]:  # fmt: skip
         """New parameter and moments: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε).
+
+        No parameter moves by more than `most`.
 
         They are written into the arrays of `out`, if there are any, which must be none of the others.
         """
@@ -163,6 +166,8 @@ class NumpyBackend:
         part += epsilon
         np.multiply(new_m, rate, out=new)
         new /= part
+        if most < math.inf:
+            np.clip(new, -most, most, out=new)
         return np.subtract(parameter, new, out=new), new_m, new_v
 
 

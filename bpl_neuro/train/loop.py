@@ -131,6 +131,8 @@ def run_batch(
     _part_from(watch, state)
     if learner.least_squares and "theta" in state.moments:
         outcome.figures["theta_staleness"] = float(state.moments["theta"]["staleness"])
+    if (moments := state.moments.get("psi", {})) and "capped" in moments:
+        outcome.figures["psi_capped"] = float(moments["capped"]) / max(int(moments["steps"]), 1)
     state.batches += 1
     state.trials += trials.B
     return state, outcome

@@ -126,12 +126,18 @@ class Adam:
         0.9; but 0 for Ψ where θ learns by `RLS`, whose average is a momentum of its own.
     beta2, epsilon : float
         The defaults are those of the BP(λ) paper's experiments, as is β₁ = 0.9.
+    max_step : float, optional
+        No parameter moves by more than `max_step` · η in one step. Without momentum a gradient that is suddenly large,
+        after many that were small, moves its parameter by up to η/√(1−β₂), 7 η for the default: a task that was solved
+        is lost again. 2 stops that; how often it acts is in a training's history as ``psi_capped``, the share of the
+        parameters, mean over all steps so far.
     """
 
     eta: Rate = 1e-3
     beta1: float | None = None
     beta2: float = 0.98
     epsilon: float = 1e-9
+    max_step: float | None = None
     in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -140,22 +146,31 @@ class Adam:
         number("beta2", self.beta2, high=1.0)
         if self.beta1 is not None:
             number("beta1", self.beta1, high=1.0)
+        if self.max_step is not None:
+            number("max_step", self.max_step, above=True)
 
     def init(self, backend: Backend, parameter: Any) -> dict[str, Any]:
         """Moments 0, no steps."""
-        return {"m": backend.xp.zeros_like(parameter), "v": backend.xp.zeros_like(parameter), "steps": np.int64(0)}
+        m, v = backend.xp.zeros_like(parameter), backend.xp.zeros_like(parameter)
+        return {"m": m, "v": v, "steps": np.int64(0)} | ({} if self.max_step is None else {"capped": np.float64(0)})
 
     def step(
         self, backend: Backend, parameter: Any, gradient: Any, state: dict[str, Any], *, out: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """One step."""
         steps, beta1 = int(state["steps"]) + 1, 0.9 if self.beta1 is None else self.beta1
+        eta = rate_at(self.eta, steps - 1)
         new, m, v = backend.adam(
             parameter, gradient, state["m"], state["v"], out and (out["parameter"], out["m"], out["v"]),
-            rate=rate_at(self.eta, steps - 1) / (1 - beta1**steps), beta1=beta1, beta2=self.beta2,
+            rate=eta / (1 - beta1**steps), beta1=beta1, beta2=self.beta2,
             correction2=1 - self.beta2**steps, epsilon=self.epsilon,
+            most=math.inf if self.max_step is None else self.max_step * eta,
         )  # fmt: skip
-        return new, {"m": m, "v": v, "steps": np.int64(steps)}
+        moments = {"m": m, "v": v, "steps": np.int64(steps)}
+        if self.max_step is None:
+            return new, moments
+        held = backend.xp.abs(new - parameter) > 0.999 * self.max_step * eta  # less what rounding takes
+        return new, moments | {"capped": np.float64(float(state["capped"]) + float(held.mean()))}
 
 
 @dataclass(frozen=True)

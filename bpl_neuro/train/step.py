@@ -108,7 +108,8 @@ class Outcome:
         What the rule says of its exactness: ``window_error`` of a trace that a window cut.
     figures : dict of str to float
         What it says of its predictions: ``theta_r2`` and ``theta_norm_ratio`` where the targets are known (per trial),
-        and with `RLS` ``theta_staleness``: how many updates ago what θ was fitted to was seen, on average.
+        and with `RLS` ``theta_staleness``: how many updates ago what θ was fitted to was seen, on average;
+        with ``Adam(max_step=)`` of Ψ ``psi_capped``.
     signals : dict of str to (T, B, n) array
         Per-step signals, on request.
     """
