@@ -13,7 +13,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bpl_neuro.benchmark import collect, markdown, merge, results_text
+from bpl_neuro.benchmark import (
+    as_markdown,
+    collect,
+    collect_curricula,
+    curriculum_table,
+    markdown,
+    merge,
+    merge_curricula,
+    results_text,
+)
 from bpl_neuro.errors import BplError, ValidationError
 from bpl_neuro.storage import atomic_write
 
@@ -22,10 +31,13 @@ DOCS = Path(__file__).parent
 
 def take_in(folder: str | Path, docs: Path = DOCS) -> Path:
     """Merge a run folder into the results; the file that has them."""
-    results = collect(folder)
+    jobs = sorted((Path(folder) / "jobs").glob("*.json"))
+    curricula = bool(jobs) and "advances" in json.loads(jobs[0].read_text(encoding="utf-8"))
+    results = collect_curricula(jobs) if curricula else collect(folder)
     path = docs / "results" / f"{results['benchmark']}.json"
     if path.exists():
-        results = merge(json.loads(path.read_text(encoding="utf-8")), results)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        results = merge_curricula(before, results) if curricula else merge(before, results)
     atomic_write(path, results_text(results))
     return path
 
@@ -34,7 +46,8 @@ def page_with_tables(docs: Path = DOCS) -> str:
     """The text of results.md with tables as the results have them."""
     text = (docs / "results.md").read_text(encoding="utf-8")
     for path in sorted((docs / "results").glob("*.json")):
-        found = markdown(json.loads(path.read_text(encoding="utf-8")))
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = as_markdown([curriculum_table(results)]) if "runs" in results else markdown(results)
         opening, closing = f"<!-- tables of {path.stem} -->", f"<!-- end of {path.stem} -->"
         if not re.search(f"{opening}.*{closing}", text, re.DOTALL):
             raise ValidationError(f"{docs / 'results.md'}: no place for {path.name}; put in {opening} and {closing}")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from bpl_neuro.benchmark.curricula import collect_curricula, curriculum_table, merge_curricula
 from bpl_neuro.benchmark.jobs import run_jobs
 from bpl_neuro.benchmark.results import Job, JobFile, choose, collect, merge, results_text
-from bpl_neuro.benchmark.tables import difference, figures, markdown, summarise, tables
+from bpl_neuro.benchmark.tables import as_markdown, difference, figures, markdown, summarise, tables
 
 __all__ = [
     "Job",
     "JobFile",
+    "as_markdown",
     "choose",
     "collect",
+    "collect_curricula",
+    "curriculum_table",
     "difference",
     "figures",
     "markdown",
     "merge",
+    "merge_curricula",
     "results_text",
     "run_jobs",
     "summarise",

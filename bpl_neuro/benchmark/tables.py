@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-__all__ = ["Difference", "Summary", "Table", "difference", "figures", "markdown", "summarise", "tables"]
+__all__ = ["Difference", "Summary", "Table", "as_markdown", "difference", "figures", "markdown", "summarise", "tables"]
 
 #: rules that the others are compared with, seed by seed
 BASELINES = {"bptt": "BPTT", "compatible-1": "compatible BP(1)"}
@@ -181,8 +181,13 @@ def _chosen(entry: Mapping[str, Any]) -> str:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """All tables as a page has them."""
+    return as_markdown(tables(results))
+
+
+def as_markdown(found: Sequence[Table]) -> str:
+    """Tables as a page has them."""
     lines = []
-    for table in tables(results):
+    for table in found:
         lines += [f"**{table.title}**", "", "| " + " | ".join(table.header) + " |", "|---" * len(table.header) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows] + [""]
     return "\n".join(lines)

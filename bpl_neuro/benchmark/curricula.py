@@ -1,0 +1,81 @@
+"""Results of curricula: how far each training came, in files of their own, merged into one value, and as a table.
+
+    {"benchmark": name, "settings": {…}, "runs": [record, …]}
+
+A record is what one training found: ``label``, ``title``, ``place``, ``seed``, ``batches`` trained, ``stopped`` (None
+while it goes on, or by what), ``ms_per_batch`` and ``advances``: [batch, steps of a trial, N, R] each time that the
+curriculum moved on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bpl_neuro.benchmark.tables import Table
+from bpl_neuro.errors import ValidationError
+
+__all__ = ["collect_curricula", "curriculum_table", "merge_curricula"]
+
+Record = dict[str, Any]
+Results = dict[str, Any]
+#: steps of a trial: the first that all rules take some time for
+MILESTONES = (12, 19, 33)
+
+
+def collect_curricula(paths: Sequence[Path]) -> Results:
+    """The results in the files of jobs, finished or not."""
+    results: Results | None = None
+    for path in paths:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        one = {key: content.pop(key) for key in ("benchmark", "settings")} | {"runs": [content]}
+        results = one if results is None else merge_curricula(results, one)
+    assert results is not None
+    return results
+
+
+def merge_curricula(first: Results, second: Results) -> Results:
+    """Both in one; of two records of one training the longer. Neither is changed.
+
+    Raises
+    ------
+    ValidationError
+        If they are of different settings, or disagree on the same training; says which.
+    """
+    for key in ("benchmark", "settings"):
+        if first[key] != second[key]:
+            raise ValidationError(f"results of different {key} cannot be merged: {first[key]!r} and {second[key]!r}")
+    records: dict[tuple[str, int], Record] = {}
+    for record in [*first["runs"], *second["runs"]]:
+        run = (record["label"], record["seed"])
+        records[run] = _longer(records[run], record) if run in records else record
+    return first | {"runs": sorted(records.values(), key=lambda record: (record["place"], record["seed"]))}
+
+
+def _longer(first: Record, second: Record) -> Record:
+    short, long = sorted((first, second), key=lambda record: record["batches"])
+    if short["advances"] != [move for move in long["advances"] if move[0] <= short["batches"]]:
+        raise ValidationError(f"{first['label']}, seed {first['seed']}: two trainings of it differ; keep one")
+    return long
+
+
+def curriculum_table(results: Results) -> Table:
+    """A row for each rule and seed."""
+    header = ["rule", "seed", "steps of a trial reached", "pattern N × repeats R", "last advance at batch"]
+    header += [f"batches to {steps} steps" for steps in MILESTONES] + ["batches trained", "stopped by"]
+    rows = []
+    for record in results["runs"]:
+        batch, steps, N, R = record["advances"][-1] if record["advances"] else (0, 5, 1, 1)
+        firsts = [_first(record, milestone) for milestone in MILESTONES]
+        rows.append([
+            record["title"], str(record["seed"]), str(steps), f"{N} × {R}", f"{batch:,}", *firsts,
+            f"{record['batches']:,}", record["stopped"] or "still going on",
+        ])  # fmt: skip
+    return Table("Copy–repeat: how far the curriculum came", header, rows)
+
+
+def _first(record: Mapping[str, Any], steps: int) -> str:
+    """The batch after which trials of so many steps were reached."""
+    return next((f"{move[0]:,}" for move in record["advances"] if move[1] >= steps), "–")
