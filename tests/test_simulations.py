@@ -321,7 +321,7 @@ def run_examples(name, names=None, shorter=()):
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shorter = [("epochs=4", "epochs=1"), ("epochs=8", "epochs=2"), ('dt="5*ms"', 'dt="5*ms", batches_per_epoch=5')]
+    shorter = [("epochs=6", "epochs=2"), ("targets=4", "targets=4, batches_per_epoch=5")]
     names = run_examples("README.md", shorter=shorter)
     assert (tmp_path / "lesion.png").stat().st_size > 5000
     assert len(names["losses"]["lesioned"]) == 10 and names["state"].batches == 5
