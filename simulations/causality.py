@@ -27,6 +27,9 @@ from bpl_neuro import analysis, plotting
 from bpl_neuro.experiment import RunFolder, SimulationConfig
 from bpl_neuro.rules import RULES
 
+#: BP(1) with a compatible synthesiser, taught by recursive least squares
+COMPATIBLE = "compatible BP(1)"
+
 
 class Config(SimulationConfig):
     """Settings."""
@@ -41,17 +44,23 @@ class Config(SimulationConfig):
     changed_after: int = 20
     trials: int = 5
     traces: list[str] = ["full", "local", "leak", "model", "sweep"]
-    rules: list[str] = ["bp_lambda_eprop", "eprop", "rflo", "snap1", "rtrl", "immediate", "bptt"]
+    rules: list[str] = ["bp_lambda_eprop", COMPATIBLE, "eprop", "rflo", "snap1", "rtrl", "immediate", "bptt"]
 
 
 def learner(config: Config, name: str, **options: Any) -> bpl.Trainer:
     """A trainer that updates at every step, where its rule can."""
     circuit = bpl.Circuit(config.model, {"exc": config.exc, "inh": config.inh}, 3, radius=0.9, seed=config.seed)
     readout = bpl.Readout(circuit, 2, population="exc", seed=config.seed + 1)
-    if RULES[name].needs_synthesiser:
-        options |= {"gamma": "100*ms", "lam": "100*ms"}
-    rule = bpl.make_rule(name, bpl.Synthesiser(circuit, expansion=config.expansion), **options)
-    return bpl.Trainer(circuit, readout, rule, schedule="step" if "step" in rule.schedules else "trial")
+    if name == COMPATIBLE:
+        rule: bpl.Rule = bpl.BPLambda(bpl.Synthesiser(circuit, target="current"), **options)
+        optimiser: Any = {"psi": bpl.Adam(), "phi": bpl.Adam(), "theta": bpl.RLS(0.99)}
+    else:
+        if RULES[name].needs_synthesiser:
+            options |= {"gamma": "100*ms", "lam": "100*ms"}
+        rule = bpl.make_rule(name, bpl.Synthesiser(circuit, expansion=config.expansion), **options)
+        optimiser = bpl.Adam()
+    schedule = "step" if "step" in rule.schedules else "trial"
+    return bpl.Trainer(circuit, readout, rule, optimiser=optimiser, schedule=schedule)
 
 
 def run(config: Config, folder: RunFolder) -> None:

@@ -11,6 +11,7 @@ gradient is exact, however poor the fit: the features are those of the parameter
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ class CompatibleSynthesiser(Synthesiser):
             raise ValidationError(f'`sees` = "synapses" goes with `target` = "current", got {target!r}')
         if sees != "synapses":
             raise ValidationError(f'`target` = "current" goes with `sees` = "synapses", got {sees!r}')
-        if given := [name for name, value in others.items() if value is not None]:
+        known = inspect.signature(Synthesiser.__init__).parameters
+        if given := [name for name, value in others.items() if value is not None or name not in known]:
             raise ValidationError(
                 f'`{given[0]}` is no option of a synthesiser with `target` = "current": it sees what the synapses see'
             )
@@ -95,6 +97,12 @@ class CompatibleSynthesiser(Synthesiser):
         self.currents = Layout({pop.name: (pop.P, pop.N) for pop in circuit.populations})
         self.n = self.d = self.currents.size
         self.regression = Regression(_families(circuit))
+
+    def weights(self, theta: Any) -> Any:
+        """There is no one matrix of output weights."""
+        raise ValidationError(
+            'θ of a synthesiser with `target` = "current" has the blocks of Ψ: `synthesiser.layout.views(theta)`'
+        )
 
     def initial_theta(self) -> Any:
         """θ = 0."""
