@@ -240,6 +240,17 @@ def test_copy_repeat_leaves_everything_behind(tmp_path):
     assert summary["lam=1.solved.median"] == record["solved"].sel(lam=1).isel(batch=-1).median() > 1
 
 
+def test_single_trials_leave_everything_behind(tmp_path):
+    out = tmp_path / "run"
+    invoke("run", "single-trials", "--quick", "--set", "trials=20", "--set", "seeds=2", "--out", str(out))
+    summary, _, record = check_run(out)
+    assert record["loss"].shape == (5, 2, 20) and np.isfinite(record["loss"]).all()
+    last = record["loss"].isel(trial=slice(-2, None)).mean("trial").sel(rule="RTRL")
+    assert summary["RTRL.loss.median"] == pytest.approx(float(last.median()))
+    first = record["loss"].isel(trial=0)
+    assert np.ptp(first.values, axis=0).max() < 1e-12  # every rule begins with the same circuit and the same trial
+
+
 def test_causality_finds_every_rule_online(tmp_path):
     invoke(
         "run", "causality", "--quick", "--set", "steps=8", "--set", "changed_after=4", "--out", str(tmp_path / "run")
