@@ -118,10 +118,10 @@ def run(config: Config, folder: RunFolder) -> None:
     for claim, holds in claims.items():
         console.print(f"{claim}: {'yes' if holds else 'no'}")
     width = max(config.trials // 60, 1)
-    fig, axes = plotting.figure(figsize=(7.5, 4))
+    fig, axes = plotting.figure(figsize=(9, 4))
     for colour, rule in zip(plotting.COLOURS, RULES, strict=False):
         rows = [np.convolve(row, np.ones(width) / width, "valid") for row in record.loss.sel(rule=rule).values]
         axes[0, 0].plot(np.arange(len(rows[0])) + width, np.median(rows, axis=0), color=colour, label=rule)
     axes[0, 0].set(xlabel="trial", ylabel=f"loss, mean of {width} trials (median over seeds)", yscale="log")
-    axes[0, 0].legend(frameon=False)
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     folder.save_figure(fig, "learning")
