@@ -66,7 +66,7 @@ class Config(TrainingConfig):
     targets: int = 4
     eta: float = 1e-3
     beta1: float = 0.0
-    max_step: float = 2.0
+    max_step: float | None = 2.0
     forget: float = 0.9
     ridge: float = 1e-3
     interventions: list[str] = ["lesion", "scramble"]
