@@ -16,8 +16,8 @@ is solved if its test loss ends under a fifth of that, and a run that diverges h
                 seeds; the later forks show when it no longer matters
     scramble    it is, too, where the prediction reaches the wrong currents
 
-Without a momentum, and without a bound on its steps, Adam now and then lost again what had been learned, with BPTT's
-gradient as well: hence `max_step`, chosen on other seeds than these.
+Without a momentum Adam now and then loses again what had been learned, with BPTT's gradient as well: hence a bound on
+its steps, `max_step` η, chosen on other seeds than these (null: none).
 
 summary.json, for KIND of bptt, eprop, intact, and INTERVENTION@BATCH for every fork
     baseline                              loss of staying at the centre

@@ -129,7 +129,7 @@ class Adam:
     max_step : float, optional
         No parameter moves by more than `max_step` · η in one step. Without momentum a gradient that is suddenly large,
         after many that were small, moves its parameter by up to η/√(1−β₂), 7 η for the default: a task that was solved
-        is lost again. 2 stops that; how often it acts is in a training's history as ``psi_capped``, the share of the
+        is lost again. 2 bounds that; how often it acts is in a training's history as ``psi_capped``, the share of the
         parameters, mean over all steps so far.
     """
 
