@@ -70,19 +70,15 @@ class CompatibleFullTrace(CompatibleTrace):
     memory, time = "B·n·|Ψ|", "2 n²·|Ψ|"
 
     def kept(self, trials: int, steps: int) -> int:
-        size = self.synthesiser.layout.size
-        return influence_size(self.synthesiser.circuit, trials, size) + self.residual * trials * self._width * size
-
-    @property
-    def _width(self) -> int:
-        return self.synthesiser.circuit.n
+        circuit, size = self.synthesiser.circuit, self.synthesiser.layout.size
+        return influence_size(circuit, trials, size) + self.residual * trials * circuit.n * size
 
     def work(self, trials: int, steps: int) -> int:
-        n = self._width
+        n = self.synthesiser.circuit.n
         return trials * n * (2 * n + self.residual * self.synthesiser.layout.size)
 
     def cost(self, steps: int) -> float:
-        return (1 + 2 * self.residual) * steps * 2.0 * self._width**2 * self.synthesiser.layout.size
+        return (1 + 2 * self.residual) * steps * 2.0 * self.synthesiser.circuit.n**2 * self.synthesiser.layout.size
 
     def init(self, trials: int, steps: int) -> Carry:
         circuit, size = self.synthesiser.circuit, self.synthesiser.layout.size
