@@ -58,6 +58,11 @@ def adam_without_momentum(options: Options) -> bpl.Adam:
     return bpl.Adam(options["eta"], beta1=0.0)
 
 
+def bounded_adam(options: Options) -> bpl.Adam:
+    """Without a first moment a sudden gradient moves a weight by 7 η; here by 2 η."""
+    return bpl.Adam(options["eta"], beta1=0.0, max_step=2.0)
+
+
 def rmsprop(options: Options) -> bpl.Adam:
     """RMSprop with bias correction is Adam with β₁ = 0; β₂ = .99 is usual for it."""
     return bpl.Adam(options["eta"], beta1=0.0, beta2=0.99)
@@ -65,6 +70,10 @@ def rmsprop(options: Options) -> bpl.Adam:
 
 def averaged_and_late(options: Options) -> AveragedAndLate:
     return AveragedAndLate(adam_without_momentum(options))
+
+
+def averaged_late_and_bounded(options: Options) -> AveragedAndLate:
+    return AveragedAndLate(bounded_adam(options))
 
 
 def recursive_least_squares(options: Options) -> Any:
@@ -133,14 +142,20 @@ def paper(title: str, lam: float, kind: type[bpl.BPLambda] = bpl.BPLambda, **key
     return RuleLabel(title, make, reduction="sum", **keywords)
 
 
-def compatible(title: str, lam: float, kind: type[bpl.BPLambda] = bpl.BPLambda, **keywords: Any) -> RuleLabel:
+def compatible(
+    title: str,
+    lam: float,
+    kind: type[bpl.BPLambda] = bpl.BPLambda,
+    psi: Callable[[Options], Any] = adam_without_momentum,
+    **keywords: Any,
+) -> RuleLabel:
     """A synthesiser that predicts the credit of input currents from what synapses see."""
 
     def make(circuit: bpl.Circuit) -> bpl.Rule:
         synthesiser = bpl.Synthesiser(circuit, target="current", sees="synapses")
         return kind(synthesiser, gamma=1, lam=lam, trace="sweep", **keywords)
 
-    return RuleLabel(title, make, adam_without_momentum, recursive_least_squares, forgets=True)
+    return RuleLabel(title, make, psi, recursive_least_squares, forgets=True)
 
 
 def per_step(title: str, lam: float, trace: str) -> RuleLabel:
@@ -160,6 +175,9 @@ WITH_EPROP = bpl.rules.BPLambdaEProp
 #: every rule by its label. To add one, add a line; it is then in the group "rules"
 RULES: dict[str, RuleLabel] = {
     "bptt": RuleLabel("BPTT", bpl.rules.BPTT, also=("RTRL, updates per trial",)),
+    "bptt-late-bounded": RuleLabel(
+        "BPTT, averaged and one batch late, bounded steps", bpl.rules.BPTT, averaged_late_and_bounded
+    ),
     "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_and_late),
     "rtrl-step": RuleLabel(
         "RTRL, per step", functools.partial(bpl.rules.RTRL, trace="lazy"), adam_for_the_end, schedule="step"
@@ -172,6 +190,13 @@ RULES: dict[str, RuleLabel] = {
         f"compatible-{lam:g}-eprop": compatible(f"compatible BP({lam:g}) + e-prop", lam, WITH_EPROP, residual=True)
         for lam in LAMS
     },
+    "compatible-1-bounded": compatible("compatible BP(1), bounded steps", 1, psi=bounded_adam),
+    "compatible-1-eprop-bounded": compatible(
+        "compatible BP(1) + e-prop, bounded steps", 1, WITH_EPROP, psi=bounded_adam, residual=True
+    ),
+    "compatible-0-late-bounded": compatible(
+        "compatible BP(0), e-prop's signal, bounded steps", 0, WITH_EPROP, psi=bounded_adam
+    ),
     **{
         f"compatible-{lam:g}-late": compatible(f"compatible BP({lam:g}), e-prop's signal", lam, WITH_EPROP)
         for lam in (0, 1)
