@@ -85,7 +85,7 @@ def test_nothing_is_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "target-raeching"], "row-mnist, row-mnist-rules, rules, subspaces, target-reaching"),
+        (["run", "target-raeching"], "row-mnist, row-mnist-rules, rules, single-trials, subspaces"),
         (["run", "../../etc"], "there is no simulation"),
         (["run", "target-reaching", "--set", "lamz=1"], "no setting 'lamz'"),
         (["run", "target-reaching", "--set", "lams"], "key=value"),
