@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpl_neuro.benchmark.results import check_same_benchmark
 from bpl_neuro.benchmark.tables import Table
 from bpl_neuro.errors import ValidationError
 
@@ -44,9 +45,7 @@ def merge_curricula(first: Results, second: Results) -> Results:
     ValidationError
         If they are of different settings, or disagree on the same training; says which.
     """
-    for key in ("benchmark", "settings"):
-        if first[key] != second[key]:
-            raise ValidationError(f"results of different {key} cannot be merged: {first[key]!r} and {second[key]!r}")
+    check_same_benchmark(first, second)
     records: dict[tuple[str, int], Record] = {}
     for record in [*first["runs"], *second["runs"]]:
         run = (record["label"], record["seed"])

@@ -24,7 +24,7 @@ import numpy as np
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.storage import atomic_write
 
-__all__ = ["Job", "JobFile", "choose", "collect", "merge", "results_text"]
+__all__ = ["Job", "JobFile", "check_same_benchmark", "choose", "collect", "merge", "results_text"]
 
 Record = dict[str, Any]
 Results = dict[str, Any]
@@ -133,13 +133,18 @@ def merge(first: Results, second: Results) -> Results:
     ValidationError
         If they are of different benchmarks or settings, or give different numbers for the same training; says which.
     """
-    for key in ("benchmark", "settings"):
-        if first[key] != second[key]:
-            raise ValidationError(f"results of different {key} cannot be merged: {first[key]!r} and {second[key]!r}")
+    check_same_benchmark(first, second)
     labels = dict(first["labels"])
     for label, entry in second["labels"].items():
         labels[label] = _merged_entry(label, labels[label], entry) if label in labels else entry
     return first | {"labels": dict(sorted(labels.items(), key=lambda item: item[1]["place"]))}
+
+
+def check_same_benchmark(first: Results, second: Results) -> None:
+    """ValidationError for results of different benchmarks or settings."""
+    for key in ("benchmark", "settings"):
+        if first[key] != second[key]:
+            raise ValidationError(f"results of different {key} cannot be merged: {first[key]!r} and {second[key]!r}")
 
 
 def _merged_entry(label: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

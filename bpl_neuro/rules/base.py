@@ -95,7 +95,10 @@ class Rule(ABC):
         return None
 
     def informed(self) -> Rule:
-        """The rule with targets that are the credit of all later losses (λ = 1), over whole trials."""
+        """The rule with targets that are the credit of all later losses (λ = 1), over whole trials.
+
+        Asked for where `regression` is not None, as is `moment`.
+        """
         raise NotImplementedError
 
     def moment(self, transition: Transition, end: Any) -> Any:

@@ -25,7 +25,7 @@ from bpl_neuro.rules.bp_lambda import CURRENT_TARGET, BPLambda
 from bpl_neuro.rules.bp_lambda_eprop import BPLambdaEProp
 from bpl_neuro.rules.eligibility import own_past, sweep_back
 from bpl_neuro.rules.traces.base import Trace
-from bpl_neuro.rules.traces.compatible import COMPATIBLE_TRACES
+from bpl_neuro.rules.traces.compatible import COMPATIBLE_TRACES, CompatibleTrace
 
 __all__ = ["CompatibleBPLambda", "CompatibleBPLambdaEProp", "sweep"]
 
@@ -39,6 +39,14 @@ class CompatibleBPLambda(BPLambda):
     synthesiser: CompatibleSynthesiser
     target: ClassVar[str] = "current"
     forms: ClassVar[Mapping[str, type[Trace]]] = COMPATIBLE_TRACES
+
+    @property
+    def trace(self) -> CompatibleTrace:
+        """The trace in its form, which is one of this class's."""
+        held = super().trace
+        assert isinstance(held, CompatibleTrace)
+        return held
+
     #: whether the synthesiser learns only what e-prop does not carry
     residual: bool = False
 
@@ -79,7 +87,7 @@ class CompatibleBPLambda(BPLambda):
         currents = self.currents(transition, end, theta)
         arriving = self.arriving(self.feedback.transition(transition), c, currents)
         own = transition.vjp(c, "within") if self.residual else None
-        met = self.trace.collect(carry["trace"], arriving, own, transition.mask)  # type: ignore[call-arg]
+        met = self.trace.collect(carry["trace"], arriving, own, transition.mask)
         return self.gain * (transition.gradient_from_inputs(currents) - met)
 
     def step(
@@ -89,7 +97,7 @@ class CompatibleBPLambda(BPLambda):
         currents = self.currents(transition, end, theta)
         heard = self.prospective(currents)
         gradient, moved = self.assign_currents(carry, transition, c, heard, end)
-        trace = self.trace.restart(self.trace.step(carry["trace"], transition, None), end)  # type: ignore[arg-type]
+        trace = self.trace.restart(self.trace.step(carry["trace"], transition), end)
         return moved | {"trace": trace, "started": ~end}, {"q": self.synthesiser.flat(currents)}, gradient
 
     def assign_currents(

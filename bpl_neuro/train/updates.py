@@ -76,9 +76,9 @@ class Updates:
         with np.errstate(over="ignore", invalid="ignore"):
             new, new_moments = optimiser.step(self.circuit.backend, old, gradient, moments, **further)
         new = new if in_place else new.copy()  # a user's optimiser may give back what it was given
-        for key, moment in new_moments.items():
-            if getattr(moment, "ndim", 0):
-                finite(f"{key} (optimiser) of {name}", moment, moments[key])
+        for key, value in new_moments.items():
+            if getattr(value, "ndim", 0):
+                finite(f"{key} (optimiser) of {name}", value, moments[key])
         if name == "psi":
             self.circuit.constrain(new)
         finite(name, new, old)
