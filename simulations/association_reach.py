@@ -17,7 +17,8 @@ is solved if its test loss ends under a fifth of that, and a run that diverges h
     scramble    it is, too, where the prediction reaches the wrong currents
 
 Without a momentum Adam now and then loses again what had been learned, with BPTT's gradient as well: hence a bound on
-its steps, `max_step` η, chosen on other seeds than these (null: none).
+its steps, `max_step` η, and one on what a batch may tell the synthesiser, `bound` times the usual; both were chosen on
+other seeds than these (null: none).
 
 summary.json, for KIND of bptt, eprop, intact, and INTERVENTION@BATCH for every fork
     baseline                              loss of staying at the centre
@@ -69,6 +70,7 @@ class Config(TrainingConfig):
     max_step: float | None = 2.0
     forget: float = 0.9
     ridge: float = 1e-3
+    bound: float | None = 3.0
     interventions: list[str] = ["lesion", "scramble"]
     model: str = "association"
     jobs: int = Field(1, ge=1, exclude=True)  # processes that share the seeds; a run may go on with more, or fewer
@@ -95,7 +97,7 @@ def build(config: Config, seed: int, kind: str) -> bpl.Trainer:
     else:
         synthesiser = bpl.Synthesiser(circuit, target="current", sees="synapses")
         rule = bpl.BPLambdaEProp(synthesiser, residual=True, trace="sweep")
-        optimiser["theta"] = bpl.RLS(forget=config.forget, ridge=config.ridge)
+        optimiser["theta"] = bpl.RLS(config.forget, config.ridge, config.bound)
     return bpl.Trainer(circuit, readout, rule, optimiser=optimiser, seed=int(trials.generate_state(1)[0]))
 
 

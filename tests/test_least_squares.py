@@ -93,6 +93,43 @@ def test_staleness_says_how_long_ago_it_was_seen():
         assert state["steps"] == n
 
 
+def test_a_bounded_correlation_is_that_of_its_like_before_times_the_bound():
+    """By hand, for the errors 1, 10 and 100 of one feature with f = 0.5, and a bound of 3."""
+    backend, regression = bpl.Circuit("linear", 2, 1).backend, Regression([Family((0,), np.arange(2)[:, None])])
+    direction, sizes = np.array([0.6, -0.8]), []
+    for bound in (None, 3.0):
+        rls, theta = bpl.RLS(0.5, 1e-12, bound=bound), np.zeros(2)
+        state = rls.init(backend, theta, regression)
+        for size in (0.0, 1.0, 10.0, 100.0):
+            before, (theta, state) = theta, rls.step(
+                backend, theta, -size * direction, state, moment=np.ones(1), regression=regression
+            )  # fmt: skip
+            change = (theta - before) * float(state["R"][0])
+            sizes.append(change @ direction)
+            assert np.allclose(change, sizes[-1] * direction, rtol=1e-9)
+    second = 3 * np.sqrt(1 / 1.5)  # Σ f^(k−j) g²: 1; Σ f^(k−j): 1.5, as the first was seen, too
+    third = 3 * np.sqrt((0.5 + second**2) / 1.75)
+    assert np.allclose(sizes, [0, 1, 10, 100, 0, 1, second, third], rtol=1e-9)
+    assert (state["bounded"], state["steps"]) == (2, 4)
+
+
+def test_how_often_a_correlation_was_bounded_is_in_the_history():
+    task = bpl.tasks.TargetReaching(patterns=2, steps=4)
+    circuit = bpl.Circuit("lstm", 3, task.input_size, seed=0)
+    readout = bpl.Readout(circuit, task.output_size, task.loss, seed=0)
+    rule = bpl.BPLambda(bpl.Synthesiser(circuit, target="current", sees="synapses"))
+    found = {}
+    for bound in (None, 1e6, 1e-3):
+        trainer = bpl.Trainer(circuit, readout, rule, optimiser={"theta": bpl.RLS(bound=bound)}, seed=0)
+        found[bound] = trainer.fit(task, epochs=1, batch_size=5)
+    assert "theta_bounded" not in found[None].history[-1]
+    assert found[1e6].history[-1]["theta_bounded"] == 0
+    assert (found[1e6].state.theta == found[None].state.theta).all()
+    # θ is 0 and c is not: only the first correlation has none before it to be held against
+    shares = [k / (k + 1) for k in range(len(found[1e-3].losses))]
+    assert found[1e-3].history[-1]["theta_bounded"] == pytest.approx(np.mean(shares), rel=1e-6)
+
+
 # In training.
 
 

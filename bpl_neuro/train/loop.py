@@ -129,8 +129,10 @@ def run_batch(
             error.state = owner
         raise
     _part_from(watch, state)
-    if learner.least_squares and "theta" in state.moments:
-        outcome.figures["theta_staleness"] = float(state.moments["theta"]["staleness"])
+    if learner.least_squares and (moments := state.moments.get("theta", {})):
+        outcome.figures["theta_staleness"] = float(moments["staleness"])
+        if "bounded" in moments:
+            outcome.figures["theta_bounded"] = float(moments["bounded"]) / max(int(moments["steps"]), 1)
     if (moments := state.moments.get("psi", {})) and "capped" in moments:
         outcome.figures["psi_capped"] = float(moments["capped"]) / max(int(moments["steps"]), 1)
     state.batches += 1

@@ -109,7 +109,7 @@ class Outcome:
     figures : dict of str to float
         What it says of its predictions: ``theta_r2`` and ``theta_norm_ratio`` where the targets are known (per trial),
         and with `RLS` ``theta_staleness``: how many updates ago what θ was fitted to was seen, on average;
-        with ``Adam(max_step=)`` of Ψ ``psi_capped``.
+        with ``RLS(bound=)`` ``theta_bounded``, and with ``Adam(max_step=)`` of Ψ ``psi_capped``.
     signals : dict of str to (T, B, n) array
         Per-step signals, on request.
     """
