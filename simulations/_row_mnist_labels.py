@@ -58,7 +58,7 @@ def adam_without_momentum(options: Options) -> bpl.Adam:
     return bpl.Adam(options["eta"], beta1=0.0)
 
 
-def bounded_adam(options: Options) -> bpl.Adam:
+def guarded_adam(options: Options) -> bpl.Adam:
     """Without a first moment a sudden gradient moves a weight by 7 η; here by 2 η."""
     return bpl.Adam(options["eta"], beta1=0.0, max_step=2.0)
 
@@ -72,17 +72,22 @@ def averaged_and_late(options: Options) -> AveragedAndLate:
     return AveragedAndLate(adam_without_momentum(options))
 
 
-def averaged_late_and_bounded(options: Options) -> AveragedAndLate:
-    return AveragedAndLate(bounded_adam(options))
+def averaged_late_and_guarded(options: Options) -> AveragedAndLate:
+    return AveragedAndLate(guarded_adam(options))
 
 
-def recursive_least_squares(options: Options) -> Any:
+def least_squares(options: Options) -> Any:
     return bpl.RLS(forget=options["forget"], ridge=1e-3)
 
 
+def guarded_least_squares(options: Options) -> Any:
+    """One batch tells θ at most three times what is usual."""
+    return bpl.RLS(forget=options["forget"], ridge=1e-3, bound=3.0)
+
+
 def adam_per_step(options: Options) -> bpl.Adam:
-    """For credit at every step: rate and memory of a trial, shared out among its steps."""
-    return bpl.Adam(options["eta"] / STEPS, beta1=0.0, beta2=0.98 ** (1 / STEPS))
+    """For credit at every step: rate and memory of a trial, shared out among its steps. What comes at one may be √T."""
+    return bpl.Adam(options["eta"] / STEPS, beta1=0.0, beta2=0.98 ** (1 / STEPS), max_step=2.0 * STEPS**0.5)
 
 
 def adam_for_the_end(options: Options) -> bpl.Adam:
@@ -91,7 +96,7 @@ def adam_for_the_end(options: Options) -> bpl.Adam:
 
 
 def least_squares_per_step(options: Options) -> Any:
-    return bpl.RLS(forget=options["forget"] ** (1 / STEPS), ridge=1e-3)
+    return bpl.RLS(forget=options["forget"] ** (1 / STEPS), ridge=1e-3, bound=3.0 * STEPS**0.5)
 
 
 @dataclass(frozen=True)
@@ -146,16 +151,17 @@ def compatible(
     title: str,
     lam: float,
     kind: type[bpl.BPLambda] = bpl.BPLambda,
-    psi: Callable[[Options], Any] = adam_without_momentum,
+    guarded: bool = True,
     **keywords: Any,
 ) -> RuleLabel:
     """A synthesiser that predicts the credit of input currents from what synapses see."""
+    psi, theta = (guarded_adam, guarded_least_squares) if guarded else (adam_without_momentum, least_squares)
 
     def make(circuit: bpl.Circuit) -> bpl.Rule:
         synthesiser = bpl.Synthesiser(circuit, target="current", sees="synapses")
         return kind(synthesiser, gamma=1, lam=lam, trace="sweep", **keywords)
 
-    return RuleLabel(title, make, psi, recursive_least_squares, forgets=True)
+    return RuleLabel(title, make, psi, theta, forgets=True)
 
 
 def per_step(title: str, lam: float, trace: str) -> RuleLabel:
@@ -175,10 +181,8 @@ WITH_EPROP = bpl.rules.BPLambdaEProp
 #: every rule by its label. To add one, add a line; it is then in the group "rules"
 RULES: dict[str, RuleLabel] = {
     "bptt": RuleLabel("BPTT", bpl.rules.BPTT, also=("RTRL, updates per trial",)),
-    "bptt-late-bounded": RuleLabel(
-        "BPTT, averaged and one batch late, bounded steps", bpl.rules.BPTT, averaged_late_and_bounded
-    ),
-    "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_and_late),
+    "bptt-late": RuleLabel("BPTT, averaged and one batch late", bpl.rules.BPTT, averaged_late_and_guarded),
+    "bptt-late-unguarded": RuleLabel("BPTT, averaged and one batch late, no bounds", bpl.rules.BPTT, averaged_and_late),
     "rtrl-step": RuleLabel(
         "RTRL, per step", functools.partial(bpl.rules.RTRL, trace="lazy"), adam_for_the_end, schedule="step"
     ),
@@ -190,12 +194,9 @@ RULES: dict[str, RuleLabel] = {
         f"compatible-{lam:g}-eprop": compatible(f"compatible BP({lam:g}) + e-prop", lam, WITH_EPROP, residual=True)
         for lam in LAMS
     },
-    "compatible-1-bounded": compatible("compatible BP(1), bounded steps", 1, psi=bounded_adam),
-    "compatible-1-eprop-bounded": compatible(
-        "compatible BP(1) + e-prop, bounded steps", 1, WITH_EPROP, psi=bounded_adam, residual=True
-    ),
-    "compatible-0-late-bounded": compatible(
-        "compatible BP(0), e-prop's signal, bounded steps", 0, WITH_EPROP, psi=bounded_adam
+    "compatible-1-unguarded": compatible("compatible BP(1), no bounds", 1, guarded=False),
+    "compatible-1-eprop-unguarded": compatible(
+        "compatible BP(1) + e-prop, no bounds", 1, WITH_EPROP, guarded=False, residual=True
     ),
     **{
         f"compatible-{lam:g}-late": compatible(f"compatible BP({lam:g}), e-prop's signal", lam, WITH_EPROP)

@@ -1,11 +1,11 @@
 """Row-by-row MNIST with every rule: learning rates chosen on validation, several seeds, test accuracy.
 
 The LSTM of 30 units of `row-mnist` (group "rules"), or rate circuits with four of the rules (group "circuits"); the
-labels are in `_row_mnist_labels.py`. First, each label is trained for a few epochs with each of its candidates
+labels are in `_row_mnist_labels.py`. First, each label is trained for ten epochs with each of its candidates
 (learning rates; for compatible synthesisers, how fast they forget, too), with seeds of their own; the best by
-validation accuracy is taken. Then it is trained with every seed; all labels see the same initial weights and the same
-trials of a seed, so differences are paired. Test accuracy is that of the parameters at the end of an epoch, not of
-those with the lowest validation loss.
+validation accuracy over the last three of them is taken. Then it is trained with every seed; all labels see the same
+initial weights and the same trials of a seed, so differences are paired. Test accuracy is that of the parameters at
+the end of an epoch, not of those with the lowest validation loss.
 
 Every training is a job in a process of its own, ``--jobs`` at a time; killed, the run goes on with ``--resume`` from
 each job's last checkpoint. `docs/make_results.py` takes the results of a run, finished or not, into the documentation.
@@ -54,10 +54,10 @@ class Config(TrainingConfig):
     labels: list[str] | None = None  # all of the group
     seeds: list[int] = [0, 1, 2, 3, 4]
     epochs: list[int] = [10, 30]
-    rates: list[float] = [3e-4, 1e-3, 3e-3, 1e-2]
-    forgets: list[float] = [0.8, 0.9, 0.95]
+    rates: list[float] = [1e-3, 3e-3, 1e-2]
+    forgets: list[float] = [0.9, 0.95]
     tuning_seeds: list[int] = [1000]
-    tuning_epochs: int = 3
+    tuning_epochs: int = 10
     chosen: dict[str, dict[str, float]] = {}  # label → options: without tuning
     batch_size: int = 50
     train_size: int | None = None

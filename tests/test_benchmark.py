@@ -103,13 +103,14 @@ def test_results_as_text_have_a_line_for_each_record():
 # Choosing.
 
 
-def test_the_best_mean_over_seeds_at_the_end_is_chosen():
+def test_the_best_mean_over_seeds_and_the_last_three_epochs_is_chosen():
     tuning = [
-        record(8, [0.9, 0.70], eta=1e-3), record(9, [0.9, 0.72], eta=1e-3),
-        record(8, [0.1, 0.80], eta=3e-3), record(9, [0.1, 0.66], eta=3e-3),
-        record(8, [0.1, 0.99], eta=1e-2), record(9, [0.2], diverged=BLEW_UP, eta=1e-2),
+        record(8, [0.9, 0.7, 0.7, 0.70], eta=1e-3), record(9, [0.9, 0.7, 0.7, 0.72], eta=1e-3),
+        record(8, [0.1, 0.8, 0.8, 0.80], eta=3e-3), record(9, [0.1, 0.7, 0.7, 0.55], eta=3e-3),
+        record(8, [0.1, 0.9, 0.9, 0.99], eta=1e-2), record(9, [0.2], diverged=BLEW_UP, eta=1e-2),
     ]  # fmt: skip
-    assert choose(tuning) == {"eta": 3e-3}  # .73 against .71; not the best single, nor the best at first
+    # .725 against .703; neither the best single one, nor the best at first or in the last epoch
+    assert choose(tuning) == {"eta": 3e-3}
     assert choose(tuning[::-1]) == {"eta": 3e-3}
 
 

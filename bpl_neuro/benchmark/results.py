@@ -178,13 +178,14 @@ def _length(record: Record) -> tuple[int, bool]:
 
 
 def choose(tuning: Sequence[Record]) -> dict[str, float]:
-    """The options with the best validation accuracy at the end, mean over seeds; one that diverged is out.
+    """The options with the best validation accuracy over the last three epochs and all seeds; one that diverged is out.
 
     Where all diverged it is those with the smallest values: the run then shows it.
     """
     by_options: dict[tuple[tuple[str, float], ...], list[float]] = {}
     for record in tuning:
-        score = -np.inf if record["diverged"] else record["validation_accuracy"][-1]
+        # the last epoch alone may be a bad one of good options
+        score = -np.inf if record["diverged"] else float(np.mean(record["validation_accuracy"][-3:]))
         by_options.setdefault(tuple(sorted(record["options"].items())), []).append(score)
     best = max(sorted(by_options), key=lambda options: float(np.mean(by_options[options])))
     return dict(best)
