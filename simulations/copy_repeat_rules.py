@@ -66,6 +66,9 @@ LABELS = {
         "BPTT, averaged and one batch late", bpl.rules.BPTT, AveragedAndLate(bpl.Adam(1e-3, beta1=0.0))
     ),
     "compatible-1": Label("compatible BP(1)", compatible(bpl.BPLambda), ADAM, RLS),
+    "compatible-1-guarded": Label(
+        "compatible BP(1), bounded", compatible(bpl.BPLambda), bpl.Adam(1e-3, max_step=2.0), bpl.RLS(0.9, 1e-3, 3.0)
+    ),
     "compatible-1-eprop": Label(
         "compatible BP(1) + e-prop", compatible(bpl.BPLambdaEProp, residual=True), ADAM, RLS
     ),
