@@ -1,6 +1,7 @@
 # make demo        one small run, in runs/demo (the one before it is removed)
 # make test        the quick tests
 # make test-stage  kills, command lines and compilers
+# make test-attack wrong files, wrong calls and interruptions by the thousand; prints what came of them
 # make test-slow   the learning tests, which take minutes
 # make lint        ruff and mypy
 # make clean       remove the environment, runs, builds and caches
@@ -18,7 +19,7 @@ SOURCES := $(shell find bpl_neuro models simulations -type f -not -name '*.pyc')
 RUN_STAMP := $(VENV)/.run
 TEST_STAMP := $(VENV)/.test
 
-.PHONY: demo test test-stage test-slow lint clean
+.PHONY: demo test test-stage test-attack test-slow lint clean
 
 # A run refuses to write over an earlier one.
 demo: $(RUN_STAMP)
@@ -30,6 +31,9 @@ test: $(TEST_STAMP)
 
 test-stage: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m 'stage and not slow'
+
+test-attack: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m 'attack and not slow'
 
 test-slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import tally
+
 # Data too big for the repository may lie beside it.
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -42,3 +44,11 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--gpu runs the tests of the CuPy backend on a GPU; they fail, rather than skip, where there is none."""
     parser.addoption("--gpu", action="store_true", help="run the tests of the CuPy backend on a GPU")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the attacks that were run."""
+    if rows := tally.lines():
+        terminalreporter.section("attacks")
+        for row in rows:
+            terminalreporter.line(row)
