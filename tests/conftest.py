@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 import tally
 
 # Data too big for the repository may lie beside it.
