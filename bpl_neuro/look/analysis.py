@@ -13,6 +13,7 @@ from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.circuit.subspace import SubspaceSynthesiser
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.look.current_synapse import current_synapse_trace
 from bpl_neuro.look.least_squares import least_squares_theta
 from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
@@ -26,6 +27,7 @@ __all__ = [
     "alignment",
     "causality",
     "cosine",
+    "current_synapse_trace",
     "least_squares_theta",
     "principal_subspace",
     "synapse_trace",
@@ -92,6 +94,7 @@ def _predicts_states(rule: Any) -> None:
     if getattr(rule, "target", None) != "state":
         raise ValidationError(
             f'`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got {rule!r}'
+            + ("; for one synapse there is `current_synapse_trace`" if getattr(rule, "target", None) else "")
         )
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from bpl_neuro.checks import real_array
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.look.analysis import synapse_trace
+from bpl_neuro.look.analysis import current_synapse_trace, synapse_trace
 from bpl_neuro.look.recording.reading import recorded_synapse
 
 __all__ = [
@@ -171,8 +171,9 @@ def plot_synapse(
     axes : matplotlib Axes
         One for each panel: z_j, the trace, δ, Σᵢ δᵢ eᵢ and its running sum. Those left over are hidden.
     trace : Dataset
-        What `analysis.synapse_trace` gave: five panels. Or a recording, opened with ``xr.open_zarr``, of the quantity
-        ``"trace"``: no z_j, δ if ``"delta"`` of the synapse's own unit was recorded, the running sum if every step was.
+        What `analysis.synapse_trace` or `analysis.current_synapse_trace` gave: five panels. Or a recording, opened with
+        ``xr.open_zarr``, of the quantity ``"trace"``: no z_j, δ if ``"delta"`` of the synapse's own unit was recorded,
+        the running sum if every step was.
     step_ms : float, optional
         Milliseconds per step; without it the axis has the times of a recording, or counts steps.
     batch, trial : int, optional
@@ -196,18 +197,25 @@ def plot_synapse(
         where = f"γ = {trace.attrs['gamma']:g}, λ = {trace.attrs['lam']:g}"
     timed = step_ms is None and "time" in trace.coords
     t = trace["time"].values * 1e3 if timed else trace["step"].values * (step_ms or 1)
-    a, j = trace.attrs["synapse"]
     blue, orange, green, pink, red = COLOURS[:5]
+    if "q" in trace:
+        projection, *index = trace.attrs["synapse"]
+        title, presynaptic, own = f"synapse {projection}{list(index)}", "$y$", "own neuron"
+        signal, product = r"$\hat q$", r"$\sum_i a_i e_i$"
+    else:
+        a, j = trace.attrs["synapse"]
+        title, presynaptic, own = f"synapse {j} → output {a}", f"$z_{{{j}}}$", f"own unit, $e[{a},{a},{j}]$"
+        signal, product = rf"$\delta_{{{a}}}$", r"$\sum_i \delta_i e_i$"
     lines: dict[str, dict[str, dict[str, Any]]] = {
-        f"$z_{{{j}}}$": {"presynaptic": {"color": blue}},
+        presynaptic: {"presynaptic": {"color": blue}},
         "trace": {
             # below the others and wide: where a state acts on itself alone they lie on it
             "norm": {"color": green, "lw": 4, "alpha": 0.5, "label": r"norm over units, $\|e\|$"},
-            "own": {"color": orange, "label": f"own unit, $e[{a},{a},{j}]$"},
+            "own": {"color": orange, "label": own},
             "local": {"color": pink, "ls": "--", "label": "local trace"},
         },
-        rf"$\delta_{{{a}}}$": {"delta": {"color": red}},
-        r"$\sum_i \delta_i e_i$": {"product": {"color": blue}},
+        signal: {"q": {"color": red}, "delta": {"color": red}},
+        product: {"product": {"color": blue}},
         r"$\Delta\theta/\alpha$": {"cumulative": {"color": "black", "label": r"$\Delta\theta/\alpha$ so far"}},
     }
     panels = {
@@ -227,7 +235,7 @@ def plot_synapse(
         ax.axhline(0, color="grey", lw=0.6)
         ax.set(ylabel=label, xlim=(t[0] - margin, t[-1] + margin))
         ax.tick_params(labelbottom=False)
-    flat[0].set_title(f"synapse {j} → output {a}   ({where})", loc="left")
+    flat[0].set_title(f"{title}   ({where})", loc="left")
     last = flat[len(panels) - 1]
     last.tick_params(labelbottom=True)
     last.set_xlabel("time (ms)" if step_ms or timed else "step")
@@ -350,13 +358,21 @@ def _legend_beside(ax: Any) -> None:
 
 
 def plot_trace(*arguments: Any, **keywords: Any) -> Any:
-    """A whole figure of one synapse's trace: `analysis.synapse_trace` of the same arguments, drawn by `plot_synapse`.
+    """A whole figure of one synapse's trace, drawn by `plot_synapse`.
+
+    Parameters
+    ----------
+    *arguments, **keywords
+        Of `analysis.synapse_trace`, or of `analysis.current_synapse_trace` where the rule's synthesiser has
+        ``target="current"``.
 
     Returns
     -------
     matplotlib Figure
     """
-    trace = synapse_trace(*arguments, **keywords)
+    rule = keywords.get("rule", arguments[2] if len(arguments) > 2 else None)
+    look = current_synapse_trace if getattr(rule, "target", None) == "current" else synapse_trace
+    trace = look(*arguments, **keywords)
     fig, axes = figure(5, 1, figsize=(7, 8))
     plot_synapse(axes[:, 0], trace)
     return fig

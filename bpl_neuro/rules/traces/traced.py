@@ -113,11 +113,15 @@ class TracedRule(SyntheticGradientRule):
         rule = super().settled(None, pathway)
         return rule if form is None or self.form != "auto" else altered(rule, form=form, _trace=self.made(form))
 
+    def swept(self) -> TracedRule:
+        """The same sums by a sweep back over whole trials."""
+        other: TracedRule = altered(self)
+        other._hold("sweep", None)
+        return other
+
     def informed(self) -> Rule:
         """With λ = 1, by a sweep back."""
-        other = altered(self, lam=1.0)
-        other._hold("sweep", None)
-        return other  # type: ignore[no-any-return]
+        return altered(self, lam=1.0).swept()  # type: ignore[no-any-return]
 
     def cheaper(self, frozen: bool, trials: int, steps: int, stream: bool) -> tuple[str, float] | None:
         """Another exact form that would take a tenth of the time or less, and how many times less.
