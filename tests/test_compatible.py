@@ -293,3 +293,20 @@ def test_synapses_that_are_not_there_have_no_theta_and_no_gradient():
             for name in ("theta", "psi"):
                 assert (found[name][circuit.mask == 0] == 0).all()
                 assert off(other[name], found[name]) < 1e-12
+
+
+@pytest.mark.parametrize(("kind", "gamma", "one"), [
+    ("late", 1.0, True), ("late", 0.9, False), ("late, discounted", 0.9, True), ("residual", 1.0, None),
+])  # fmt: skip
+def test_at_lam_zero_one_trace_serves_the_synthesiser_and_the_circuit(kind, gamma, one):
+    circuit, readout, unit, data, theta = setting("lstm")
+    if one is None:
+        with pytest.raises(bpl.ValidationError, match="residual"):
+            make(unit, kind, lam=0, gamma=gamma, trace="local")
+        return
+    rule = make(unit, kind, lam=0, gamma=gamma, trace="local")
+    eprop = bpl.rules.EProp(circuit).kept(3, 7)
+    assert rule.kept(3, 7) == (1 if one else 2) * eprop
+    assert ("eligibility" in rule.init(3, 7)) != one
+    assert max(error_of_sums(rule, circuit, readout, data, theta).values()) < 1e-12
+    assert max(error_of_learning(rule, circuit, readout, data, theta).values()) < 1e-12

@@ -97,13 +97,14 @@ class CompatibleBPLambda(BPLambda):
         currents = self.currents(transition, end, theta)
         heard = self.prospective(currents)
         gradient, moved = self.assign_currents(carry, transition, c, heard, end)
-        trace = self.trace.restart(self.trace.step(carry["trace"], transition), end)
-        return moved | {"trace": trace, "started": ~end}, {"q": self.synthesiser.flat(currents)}, gradient
+        if "trace" not in moved:
+            moved["trace"] = self.trace.restart(self.trace.step(carry["trace"], transition), end)
+        return moved | {"started": ~end}, {"q": self.synthesiser.flat(currents)}, gradient
 
     def assign_currents(
         self, carry: Carry, transition: Transition, c: Any, heard: Sequence[Any], end: Any
-    ) -> tuple[Any, Carry]:
-        """Σ_B (c_t C_t + κ q̂_t) y_tᵀ, and what else is remembered."""
+    ) -> tuple[Any, dict[str, Any]]:
+        """Σ_B (c_t C_t + κ q̂_t) y_tᵀ, and what else is remembered, the trace with it where it has moved."""
         if self.deferred:
             return None, {}
         received = [w + q for w, q in zip(transition.input_credit(c), heard, strict=True)]
@@ -140,7 +141,32 @@ class CompatibleBPLambdaEProp(BPLambdaEProp, CompatibleBPLambda):
 
     which is exact, too, where θ is the least-squares fit at λ = 1. Forwards in time Σ γ G_t^own O_t e_{t−1} is
     Σ c_t A_t f_{t−1} with f_t = γ (A_t f_{t−1} + O_t e_{t−1}).
+
+    At λ = 0 the local trace is e-prop's own: where both decay alike one is held for both.
     """
+
+    @property
+    def one_trace(self) -> bool:
+        """Whether ε is the synthesiser's trace as well."""
+        return self.form == "local" and self.lam == 0 and self.eligibility.decay == self.gamma
+
+    @property
+    def memory(self) -> str:  # type: ignore[override]
+        """That of the trace, and ε."""
+        return self.trace.memory if self.one_trace else super().memory
+
+    @property
+    def time(self) -> str:  # type: ignore[override]
+        """That of the trace, and ε."""
+        return self.trace.time if self.one_trace else super().time
+
+    def kept(self, trials: int, steps: int) -> int:
+        """The trace, and ε."""
+        return self.trace.kept(trials, steps) if self.one_trace else super().kept(trials, steps)
+
+    def init(self, trials: int, steps: int) -> Carry:
+        """No trace, and ε = 0."""
+        return CompatibleBPLambda.init(self, trials, steps) if self.one_trace else super().init(trials, steps)
 
     def through(self, back: Transition | Trajectory, prospective: Sequence[Any]) -> Any:
         """κ q̂ W D."""
@@ -148,19 +174,20 @@ class CompatibleBPLambdaEProp(BPLambdaEProp, CompatibleBPLambda):
 
     def assign_currents(
         self, carry: Carry, transition: Transition, c: Any, heard: Sequence[Any], end: Any
-    ) -> tuple[Any, Carry]:
+    ) -> tuple[Any, dict[str, Any]]:
         """L ε; or c ε + κ q̂ yᵀ."""
         if self.deferred:
             return None, {}
         back, started = self.feedback.transition(transition), carry["started"][:, None]
         late = self.discounting(back, c) if self.residual else self.late(back, c, heard)
-        eligibility = carry["eligibility"]
+        place = "trace" if self.one_trace else "eligibility"
+        eligibility = carry[place]
         gradient = self.eligibility.advance(
             eligibility, transition, now=c, late=None if late is None else started * late
         )
         if self.residual:
             gradient += transition.gradient_from_inputs(heard)
-        return gradient, {"eligibility": self.eligibility.restart(eligibility, end)}
+        return gradient, {place: self.eligibility.restart(eligibility, end)}
 
     def assign_all(self, trajectory: Trajectory, prospective: Any) -> Any:
         """The same by a sweep back."""
