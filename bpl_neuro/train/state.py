@@ -8,8 +8,9 @@ A fork is a copy of the value, a checkpoint its flattening, an intervention a fu
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from bpl_neuro.checks import generator, instance, number
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import describe
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.rules.base import Gradients, Rule
 from bpl_neuro.train.optimisers import by_name, regresses, without_momentum
@@ -145,6 +147,15 @@ class Learner:
                 f"`schedule` must be {' or '.join(map(repr, self.rule.schedules))} for {self.rule!r}, got "
                 f"{self.schedule.name!r}; it knows its gradient only at a trial's end"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What everything here is, as a tree of plain values; see `bpl_neuro.identity`."""
+        return copy.deepcopy(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        tree = {each.name: describe(getattr(self, each.name)) for each in fields(self)}
+        return {**tree, "backend": self.circuit.backend.name}
 
     @property
     def least_squares(self) -> bool:
