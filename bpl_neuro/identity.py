@@ -44,7 +44,8 @@ class Described:
     def identity(self) -> dict[str, Any]:
         """Class and options, as a tree of plain values."""
         tree: dict[str, Any] = {"is": type(self).__name__}
-        for name in _options(type(self)):
+        kind: Any = type(self)
+        for name in _options(kind):
             attribute = self.identified.get(name, name)
             if attribute is None or name == "circuit":
                 continue
@@ -54,7 +55,7 @@ class Described:
 
 
 @functools.cache
-def _options(kind: type) -> tuple[str, ...]:
+def _options(kind: Any) -> tuple[str, ...]:
     """Parameters of a constructor, and of those above it to which it hands on keywords."""
     names: dict[str, None] = {}
     for base in kind.__mro__:
@@ -81,7 +82,7 @@ def describe(value: Any) -> Any:
     if callable(own := getattr(value, "identity", None)) and not isinstance(value, type):
         return own()
     if is_dataclass(value) and not isinstance(value, type):
-        return {"is": type(value).__name__} | {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        return {"is": type(value).__name__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return array_hash(value)
     if isinstance(value, Mapping):

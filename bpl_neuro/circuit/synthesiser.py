@@ -116,7 +116,8 @@ class Synthesiser(Described):
     hidden: tuple[int, int] | None = None
     P: Any = None
     identified = {
-        "expansion": "Q", "fan_in": None, "plastic_expansion": "hidden", "subspace": "P", "dimension": "d", "seed": None,
+        "expansion": "Q", "fan_in": None, "plastic_expansion": "hidden", "subspace": "P", "dimension": "d",
+        "seed": None,
     }  # fmt: skip
 
     def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:

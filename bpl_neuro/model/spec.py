@@ -211,7 +211,7 @@ class Model:
         return tomli_w.dumps(self.spec.model_dump(by_alias=True, exclude_none=True), multiline_strings=True)
 
     def identity(self) -> dict[str, Any]:
-        """What the equations mean: text, titles and the order of keys make no difference; the order of populations does."""
+        """What the equations mean: no text, title or order of keys; the order of populations, by which weights lie."""
         return copy.deepcopy(self._identity)
 
     @functools.cached_property
