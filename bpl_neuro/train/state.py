@@ -81,6 +81,8 @@ class Log:
         Of the epoch under way.
     best : dict or None
         The parameters with the lowest validation loss, and that ``loss``.
+    fitted : dict or None
+        ``task`` (what it is) and ``batch_size`` of the latest `fit`.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Log:
     within_epoch: int = 0
     totals: Totals = field(default_factory=Totals)
     best: dict[str, Any] | None = None
+    fitted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
