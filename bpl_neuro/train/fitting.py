@@ -98,6 +98,8 @@ class Fit:
         self.started(trainer)
         of = "" if self.epochs is None else f"/{self.epochs}"
         with training_progress(self.progress) as bar:
+            if verified := getattr(self.recorder, "verified", None):
+                bar.console.print(f"the recording was verified: {verified}", soft_wrap=True)
             if self.is_done(trainer):
                 bar.console.print(
                     f"nothing to train: {trainer.epoch} epochs and {trainer.batches} batches are done; `epochs` and "
