@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import platform
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +24,7 @@ from bpl_neuro.errors import ValidationError
 
 __all__ = [
     "NOT_COMPARED", "Described", "array_hash", "check_allowed", "describe", "differences", "fingerprint", "made_with",
-    "say_differences", "uncompared",
+    "say_differences", "seal", "uncompared",
 ]  # fmt: skip
 
 #: key of what stands for something that cannot be told from another of its kind, like a function
@@ -107,6 +108,12 @@ def array_hash(array: Any) -> str:
 def fingerprint(tree: Any) -> str:
     """SHA-256 of a tree's canonical JSON: the order of keys makes no difference."""
     return hashlib.sha256(_canonical(tree).encode()).hexdigest()
+
+
+def seal(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+    """What holds the parts of a file together: one that was edited and written anew has another seal than it says."""
+    sums = {name: f"{a.dtype} {a.shape} {zlib.crc32(a.tobytes()):08x}" for name, a in arrays.items()}
+    return fingerprint({"meta": {key: value for key, value in meta.items() if key != "seal"}, "arrays": sums})
 
 
 def _canonical(tree: Any) -> str:

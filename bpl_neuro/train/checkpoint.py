@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.identity import check_allowed, differences, made_with, say_differences, uncompared
+from bpl_neuro.identity import check_allowed, differences, made_with, say_differences, seal, uncompared
 from bpl_neuro.storage import read_arrays, write_arrays
 from bpl_neuro.train.arrays import Reader, check_arrays, flatten
 from bpl_neuro.train.checkpoint_meta import Meta, check_learner, check_log, parse
@@ -91,7 +91,7 @@ def _write(state: LearnerState, seed: int, path: str | Path, per_batch: Mapping[
         "best_loss": best["loss"] if best else None,
         "rows": len(position["s"]) if position else None, "arrays": sorted(arrays),
     }  # fmt: skip
-    write_arrays(path, arrays, meta)
+    write_arrays(path, arrays, {**meta, "seal": seal(meta, arrays)})
 
 
 def restore(learner: Learner, seed: int, path: str | Path, allow: Sequence[str] = ()) -> LearnerState:
@@ -119,6 +119,8 @@ def restore(learner: Learner, seed: int, path: str | Path, allow: Sequence[str] 
             f"reads format {FORMAT}"
         )
     meta = parse(plain, path)
+    if meta.seal != seal(plain, arrays):
+        raise ValidationError(f"{path}: its parts do not belong together; was it edited?")
     if found := say_differences(meta.identity, here, allow):
         raise ValidationError(f"{path}: {found[0]}; if that is meant, `restore(…, allow=[{found[1]}])`")
     per_batch = {name: arrays.pop(f"log/{name}") for name in ("losses", "ends") if f"log/{name}" in arrays}

@@ -96,6 +96,7 @@ class Meta(_Strict):
     best_loss: Finite | None
     rows: Annotated[int, Field(ge=1)] | None
     arrays: list[str]
+    seal: str
 
 
 def parse(meta: Mapping[str, Any], path: str | Path) -> Meta:
