@@ -74,6 +74,9 @@ def read_circuit(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
         raise ValidationError(f"{path}: `clamped` must be a list of [population, neuron, value]: {error}") from None
     if (odd := arrays.keys() - {"psi", "mask", "exists"}) or (odd := meta.keys() - _KNOWN):
         raise ValidationError(f"{path}: holds `{min(odd)}`, which is no part of a circuit")
+    sizes = [meta["input_size"], *(meta["sizes"].values() if isinstance(meta["sizes"], dict) else [None])]
+    if not all(isinstance(size, int) and 0 < size <= psi.size for size in sizes):
+        raise ValidationError(f"{path}: `sizes` and `input_size` are those of no circuit with {psi.size} weights")
     if str(psi.dtype) != meta["dtype"] or any(array.shape != psi.shape for array in arrays.values()):
         raise ValidationError(f"{path}: `psi`, `mask` and `exists` must have one shape, and `psi` the circuit's dtype")
     return arrays, arguments, rest

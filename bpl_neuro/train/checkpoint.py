@@ -148,6 +148,9 @@ def _state(learner: Learner, seed: int, meta: Meta, arrays: dict[str, Any], path
     if learner.least_squares and "sums/moment" in arrays:
         summed["moment"] = state.moments["theta"]["R"]
     position = None
+    s = arrays.get("position/s")
+    if meta.rows != (None if s is None or not s.ndim else len(s)):
+        raise ValidationError(f"{path}: `rows` is {meta.rows}, which `position/s` has not")
     if meta.rows is not None:
         rule, B = learner.rule.settled(meta.form), meta.rows
         silent = circuit.xp.zeros((B, circuit.n), circuit.dtype)

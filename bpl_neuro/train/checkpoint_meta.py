@@ -20,8 +20,8 @@ __all__ = ["Meta", "check_learner", "check_log", "parse"]
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Plain = int | float | str | bool | None
 _LARGEST = 2**62
+Plain = int | float | str | bool | None
 
 
 class _Strict(BaseModel):
@@ -46,7 +46,7 @@ class _Beside(_Strict):
 
 class _Fitted(_Strict):
     task: dict[str, Any]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, lt=_LARGEST)]
 
 
 class _Log(_Strict):
@@ -205,7 +205,8 @@ def check_learner(meta: Meta, learner: Learner, allowed: Sequence[str], path: st
     check(meta.noise is None or meta.noise.state.inc % 2, "`noise.state.inc` must be odd")
     if meta.log.fitted:
         named = meta.log.fitted.task.get("curriculum")
-        check(sorted(meta.curriculum or ()) == (named or []), "`curriculum` is not that of the task")
+        check(named is None or sorted(meta.curriculum or ()) == named, "`curriculum` is not that of the task")
+    check(meta.curriculum is None or (meta.curriculum and meta.log.fitted), "`curriculum` is of no task")
 
 
 def _has(learner: Learner, name: str) -> bool:

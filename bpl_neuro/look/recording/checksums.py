@@ -10,11 +10,12 @@ last, became what it is now, or what any later line says.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ __all__ = ["LOG", "WRITTEN", "Log", "Verified", "check_written", "files_of", "is
 
 LOG, WRITTEN = "checksums.log", "checksums.sha256"
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
-_COMMIT = ".zmetadata"
+_COMMIT, _DONE = ".zmetadata", "done"
 
 
 class Verified(NamedTuple):
@@ -123,6 +124,9 @@ class Log:
         self._note(name, content)
         atomic_write(self.path / name, content)
         self._failed.discard(name)
+        if name == _COMMIT:  # so that an earlier one in its place is told from one that was not replaced yet
+            with contextlib.suppress(OSError):
+                self._note(_DONE, content)
         if name == _COMMIT and self._lines > 8 * len(self._latest) + 1000:  # most lines were replaced by later ones
             self.begin({name: value for name, value in self._latest.items() if (self.path / name).is_file()})
 
@@ -167,15 +171,20 @@ class Log:
                 raise ValidationError(f"{file}: the recording is damaged: line {number} has another checksum")
             entries.append((name, checksum))
         commits = [k for k, entry in enumerate(entries) if entry == (_COMMIT, commit)]
-        if not commits:
+        if not commits or _DONE in [name for name, checksum in entries[commits[-1] :] if checksum != commit]:
             raise ValidationError(f"{self.path / _COMMIT}: the recording is damaged: it has another checksum")
         allowed: dict[str, set[int]] = {name: {checksum} for name, checksum in entries[: commits[-1] + 1]}
         for name, checksum in entries[commits[-1] + 1 :]:
             allowed.setdefault(name, set()).add(checksum)
         return allowed
 
-    def verify(self) -> tuple[Verified, dict[str, int]]:
+    def verify(self, growing: Container[str]) -> tuple[Verified, dict[str, int]]:
         """Read every file, and compare; what was found, and the checksums.
+
+        Parameters
+        ----------
+        growing : container of str
+            Arrays whose chunks may be gone, because the recording was cut back; those of others may not.
 
         Raises
         ------
@@ -198,7 +207,8 @@ class Log:
             if found[name] not in allowed[name]:
                 raise ValidationError(f"{self.path / file}: the recording is damaged: it has another checksum")
         for name in allowed:
-            if name.rpartition("/")[2] in _METADATA and name not in found:
+            folder, _, file_name = name.rpartition("/")
+            if name not in found and name != _DONE and (file_name in _METADATA or folder not in growing):
                 raise ValidationError(f"{self.path / name}: the recording is damaged: this file is missing")
         return Verified(len(found), size, time.perf_counter() - begun), found
 

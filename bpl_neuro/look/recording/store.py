@@ -211,7 +211,7 @@ class BatchStore:
     def _verified(self, rows: int | None = None) -> tuple[Verified, dict[str, int]]:
         with damage_named(self.path):
             metadata = checked_metadata(self.path)
-            found = self._log.verify()
+            found = self._log.verify(dict(_growing(metadata)))
             self._open(metadata)
             self._check_whole(metadata["batch/.zarray"]["shape"][0] if rows is None else rows)
         return found
