@@ -1,4 +1,4 @@
-"""Writes the frozen files: `python tests/frozen/make.py`, once for each format; those of earlier versions stay as they are.
+"""Writes the frozen files: `python tests/frozen/make.py FOLDER`, a new folder for each format; earlier ones stay.
 
 What is written here is read by `tests/test_frozen.py` for ever.
 """
