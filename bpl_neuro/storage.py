@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import lzma
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +21,12 @@ from bpl_neuro.errors import BplError, ValidationError
 
 __all__ = ["atomic_write", "read_arrays", "write_arrays"]
 
-_META = "meta.json"
+_META, _META_SUM = "meta.json", "meta.sha256"
+#: what reading a damaged zip file leads to
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, OverflowError, SyntaxError,
+    zipfile.BadZipFile, struct.error, zlib.error, lzma.LZMAError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
@@ -51,31 +60,83 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Arrays by name and a JSON-able `meta`, in one ``.npz`` file, atomically."""
-    buffer = BytesIO()
-    content: dict[str, Any] = {_META: np.array(json.dumps(meta))} | {k: np.asarray(v) for k, v in arrays.items()}
-    np.savez(buffer, **content)
-    atomic_write(Path(path), buffer.getvalue())
+    """Arrays by name and a JSON-able `meta`, in one ``.npz`` file, atomically.
+
+    The member ``meta.json`` also holds the SHA-256 of every array's bytes, ``meta.sha256`` that of ``meta.json``.
+    """
+    members: dict[str, bytes] = {}
+    for name, array in arrays.items():
+        buffer = BytesIO()
+        np.lib.format.write_array(buffer, np.asanyarray(array), allow_pickle=False)
+        members[f"{name}.npy"] = buffer.getvalue()
+    sums = {member: _sha256(content) for member, content in members.items()}
+    members[_META] = json.dumps({"meta": meta, "sha256": sums}).encode()
+    members[_META_SUM] = _sha256(members[_META]).encode()
+    whole = BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:  # without times: the same content is the same file
+        for member, content in members.items():
+            file.writestr(zipfile.ZipInfo(member), content)
+    atomic_write(Path(path), whole.getvalue())
 
 
 def read_arrays(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What `write_arrays` wrote.
+    """What `write_arrays` wrote; nothing is read from bytes whose checksum is not right.
 
     Raises
     ------
     ValidationError
-        If the file is missing, damaged, or was not written as `kind` (``meta["kind"]``).
+        If the file is missing, damaged, was not written as `kind` (``meta["kind"]``), or by an earlier version.
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop(_META)))
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+            _no_earlier_version(file, names, path, kind)
+            members = {name: file.read(name) for name in names}
+        if len(names) != len(members):
+            raise ValueError(f"the member {max(names, key=names.count)!r} is there twice")
+        arrays, meta = _checked(members)
     except FileNotFoundError:
         raise ValidationError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except BplError:
+        raise
+    except _DAMAGE as error:
         raise ValidationError(f"{path}: the file is damaged or not a bpl_neuro {kind} file: {error}") from None
     if not isinstance(meta, dict) or meta.get("kind") != kind:
         stored = meta.get("kind") if isinstance(meta, dict) else type(meta).__name__
         raise ValidationError(f"{path}: expected a bpl_neuro {kind} file, found {stored!r}")
     return arrays, meta
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checked(members: dict[str, bytes]) -> tuple[dict[str, np.ndarray], Any]:
+    """Arrays and meta of a file's members; ValueError where a checksum is wrong or a member too many or too few."""
+    text = members.pop(_META)
+    if members.pop(_META_SUM).decode() != _sha256(text):
+        raise ValueError(f"the checksum of {_META} is wrong")
+    whole = json.loads(text)
+    sums = whole["sha256"]
+    if odd := sums.keys() ^ members.keys():
+        raise ValueError(f"{min(odd)!r} is {'missing' if min(odd) in sums else 'no part of it'}")
+    for member, content in members.items():
+        if _sha256(content) != sums[member]:
+            raise ValueError(f"the checksum of {member!r} is wrong")
+    arrays = {
+        member.removesuffix(".npy"): np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+        for member, content in members.items()
+    }
+    return arrays, whole["meta"]
+
+
+def _no_earlier_version(file: zipfile.ZipFile, names: list[str], path: Path, kind: str) -> None:
+    """ValidationError for a file from before there were checksums, whose ``meta.json`` was an array."""
+    if f"{_META}.npy" in names:
+        meta = json.loads(str(np.lib.format.read_array(BytesIO(file.read(f"{_META}.npy")), allow_pickle=False)))
+        number = meta.get("format", 1) if isinstance(meta, dict) else 1
+        raise ValidationError(
+            f"{path}: a {kind} file of format {number}, by an earlier version of bpl_neuro, without checksums; this "
+            "version does not read it: make it again, or go on with the version that wrote it"
+        )

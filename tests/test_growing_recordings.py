@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import bpl_neuro as bpl
-from bpl_neuro.look.recording import Recorder, store
+from bpl_neuro.look.recording import Recorder, checksums
 
 QUANTITIES = ["state", "rate", "delta", "trace", "loss", "theta"]
 SMALL = {"buffer_bytes": 150_000, "synapses": [(0, 1), (3, 5)], "chunk_steps": 2, "flush_every": 2}
@@ -191,7 +191,7 @@ class Died(Exception):
 
 def dies(patch, moment):
     """Dying at the write of this number, with half a file left."""
-    original, count = store.atomic_write, iter(range(10**6))
+    original, count = checksums.atomic_write, iter(range(10**6))
 
     def write(path, content):
         if next(count) >= moment:
@@ -199,7 +199,7 @@ def dies(patch, moment):
             raise Died
         original(path, content)
 
-    patch.setattr(store, "atomic_write", write)
+    patch.setattr(checksums, "atomic_write", write)
 
 
 #: every one has been tried, of all quantities; these fall on each kind of file, in each flush

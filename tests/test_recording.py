@@ -20,7 +20,7 @@ from helpers import run_script
 
 import bpl_neuro as bpl
 from bpl_neuro import analysis, plotting
-from bpl_neuro.look.recording import Recorder, store, write_recording
+from bpl_neuro.look.recording import Recorder, checksums, write_recording
 
 PER_STEP = ["state", "rate", "c", "g", "delta", "credit"]
 SETTINGS = {"every": 2, "steps": [1, 3, 4], "trials": [0, 2], "units": [0, 3], "synapses": [(0, 1), (3, 5)]}
@@ -450,13 +450,13 @@ class Died(Exception):
 
 def writes(monkeypatch, act):
     """Count the files that a recording writes and let `act(count, path, content)` interfere."""
-    original, count = store.atomic_write, iter(range(10**6))
+    original, count = checksums.atomic_write, iter(range(10**6))
 
     def write(path, content):
         act(next(count), path, content)
         original(path, content)
 
-    monkeypatch.setattr(store, "atomic_write", write)
+    monkeypatch.setattr(checksums, "atomic_write", write)
 
 
 @pytest.mark.stage
@@ -591,13 +591,13 @@ def test_what_cannot_be_gone_on_with_says_why(tmp_path, whole):
         resume(4)
     chunk.write_bytes(good)
     (path / "theta" / ".zarray").rename(path / "aside")
-    with pytest.raises(bpl.ValidationError, match="damaged, or not a recorder's"):
+    with pytest.raises(bpl.ValidationError, match="aside: the recording is damaged: this file is no part of it"):
         resume(4)
     (path / "aside").rename(path / "theta" / ".zarray")
     metadata = (path / ".zmetadata").read_bytes()
     for content in (metadata[:100], b"[]", b"{}", json.dumps({"metadata": {}}).encode()):
         (path / ".zmetadata").write_bytes(content)
-        with pytest.raises(bpl.ValidationError, match="damaged, or not a recorder's"):
+        with pytest.raises(bpl.ValidationError, match="the recording is damaged"):
             resume(4)
     (path / ".zmetadata").unlink()
     with pytest.raises(bpl.ValidationError, match="damaged, or not a recorder's"):

@@ -24,10 +24,11 @@ from bpl_neuro.circuit.build import (
     wire,
 )
 from bpl_neuro.circuit.dynamics import Dynamics
-from bpl_neuro.circuit.files import read_circuit, write_circuit
+from bpl_neuro.circuit.files import check_read, read_circuit, write_circuit
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.wiring import State, Wiring
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import describe
 from bpl_neuro.model.spec import Model
 
 __all__ = ["Circuit"]
@@ -316,12 +317,29 @@ class Circuit(Dynamics):
         ValidationError, ModelError
             If the file is damaged.
         """
-        arrays, arguments, clamped = read_circuit(path)
+        arrays, arguments, rest = read_circuit(path)
         circuit = cls(**arguments, backend=backend)
         mask, exists = arrays.get("mask"), arrays.get("exists")
         circuit.exists = None if exists is None else exists.astype(bool)
         mask = None if mask is None else circuit.backend.asarray(mask, circuit.dtype)
-        return circuit.with_psi(arrays["psi"]).holding(mask=mask, clamped=clamped)
+        circuit = circuit.with_psi(arrays["psi"]).holding(mask=mask, clamped=rest["clamped"])
+        check_read(path, circuit, rest["identity"])
+        return circuit
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the plastic weights, as a tree of plain values; see `bpl_neuro.identity`."""
+        parameters = {}
+        for pop in self.populations:
+            names = self.model.populations[pop.name].neuron.parameters
+            parameters[pop.name] = dict(zip(names, pop.parameters, strict=False))
+        exists = None if self.exists is None else np.asarray(self.exists, bool)
+        kept = None if self.mask is None else self.xp.where(self.mask == 0, self.psi, 0)
+        parts = {
+            "sizes": self.sizes, "input_size": self.input_size, "dtype": self.dtype.name, "parameters": parameters,
+            "synapses": exists, "plastic": self.mask, "signs": self.signs, "fixed_weights": kept,
+            "clamped": sorted([*key, value] for key, value in self.clamped.items()),
+        }  # fmt: skip
+        return {"model": self.model.identity(), **describe(parts)}
 
     def population_states(self, s: Any) -> dict[str, Any]:
         """A flat (…, n) array as population name → (…, N, S)."""

@@ -76,6 +76,7 @@ class CompatibleSynthesiser(Synthesiser):
 
     own_units = True
     linear = True
+    identified = dict.fromkeys(Synthesiser.identified)
     regression: Regression
 
     def __init__(

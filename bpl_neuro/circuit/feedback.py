@@ -12,13 +12,14 @@ from bpl_neuro.backend import Backend
 from bpl_neuro.checks import generator, number
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 
 __all__ = ["FEEDBACK", "Feedback"]
 
 FEEDBACK = ("exact", "sign", "random", "noisy")
 
 
-class Feedback:
+class Feedback(Described):
     """How the errors of the readout, and credit between neurons, are sent back.
 
     Parameters

@@ -14,11 +14,12 @@ from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.losses import Loss, get_loss
 from bpl_neuro.circuit.wiring import State
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 
 __all__ = ["Readout"]
 
 
-class Readout:
+class Readout(Described):
     """y_t = W r_t + b, with a loss on y_t.
 
     A readout is a value, as a circuit is: one with other weights is another one (`with_phi`).
@@ -49,6 +50,8 @@ class Readout:
     weights : mapping of str to array
         The same by name: ``"weights"`` (M, N) and ``"bias"`` (M,).
     """
+
+    identified = {"population": "columns", "seed": None}
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from bpl_neuro.circuit.regression import Family, Regression
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.model.equations import NeuronEquations
 from bpl_neuro.model.expressions import symbol
 
@@ -52,7 +53,7 @@ class Response(NamedTuple):
     back: Any = None
 
 
-class Synthesiser:
+class Synthesiser(Described):
     """One unit per circuit state variable; its equation comes from the model file.
 
     ``Synthesiser(circuit, subspace=…)`` gives a `SubspaceSynthesiser`, one with a plastic expansion layer, or a learned
@@ -113,6 +114,11 @@ class Synthesiser:
 
     own_units = True
     hidden: tuple[int, int] | None = None
+    P: Any = None
+    identified = {
+        "expansion": "Q", "fan_in": None, "plastic_expansion": "hidden", "subspace": "P", "dimension": "d",
+        "seed": None,
+    }  # fmt: skip
 
     def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
         """The class that these options ask for."""

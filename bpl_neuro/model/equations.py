@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import re
 import textwrap
 import warnings
@@ -76,6 +77,19 @@ class NeuronEquations:
         if self.system is not None:
             constants += exact_symbols(len(self.states) - self.delays)
         return tuple(map(symbol, self.states)), tuple(map(symbol, self.inputs)), tuple(constants)
+
+    def identity(self) -> dict[str, Any]:
+        """The map itself, however its text was written: for people, and to the last bit as a hash of all of it."""
+        everything = (self.update, self.rate, self.system, self.noise_scale)
+        names = (*self.states[: len(self.states) - self.delays], *self.inputs, *self.parameters)
+        unit = brian2_parts().unit_name
+        return {
+            "states": list(self.states), "inputs": list(self.inputs), "delays": self.delays,
+            "update": {name: str(f) for name, f in zip(self.states, self.update, strict=True)}, "rate": str(self.rate),
+            "noise": [[str(f) for f in row] for row in self.noise_scale],
+            "units": {name: unit(self.dimensions[name]) for name in names} | {"": unit(self.rate_dimensions)},
+            "exactly": hashlib.sha256(sp.srepr(everything).encode()).hexdigest(),
+        }  # fmt: skip
 
     def derivatives(self) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
         """A[k, l] = ∂F_k/∂s_l, C[k, p] = ∂F_k/∂u_p and D[l] = ∂R/∂s_l, without the entries that are 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import re
@@ -15,6 +16,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from bpl_neuro.errors import ModelError
+from bpl_neuro.identity import describe
 from bpl_neuro.model.equations import NeuronEquations, read_equations
 from bpl_neuro.model.expressions import symbol
 from bpl_neuro.model.quantities import MAX_TEXT, brian2_parts, check_text, quantity
@@ -207,6 +209,31 @@ class Model:
     def to_toml(self) -> str:
         """The text of a model file that gives this model again."""
         return tomli_w.dumps(self.spec.model_dump(by_alias=True, exclude_none=True), multiline_strings=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What the equations mean: no text, title or order of keys; the order of populations, by which weights lie."""
+        return copy.deepcopy(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        parts = {"synapse": self.synapse, "expansion": self.expansion}
+        populations = {
+            name: {
+                "place": place, "equations": p.neuron.identity(), "parameters": describe(p.parameters),
+                "initial": describe(p.initial),
+            }
+            for place, (name, p) in enumerate(self.populations.items())
+        }  # fmt: skip
+        return {
+            "dt": describe(self.dt), "in_time": self.spec.time is not None, "populations": populations,
+            "projections": [describe(p) for p in self.projections],
+            "synthesiser": {
+                "equations": self.synthesiser.identity(), "parameters": describe(self.synthesiser_parameters),
+                "sees": self.spec.synthesiser.sees, "sees_input": self.spec.synthesiser.sees_input,
+                **{name: part and {"equations": part[0].identity(), "parameters": describe(part[1])}
+                   for name, part in parts.items()},
+            },
+        }  # fmt: skip
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         return self  # a model never changes

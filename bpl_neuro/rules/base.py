@@ -21,6 +21,7 @@ from bpl_neuro.circuit.regression import Regression
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 
 __all__ = ["RULES", "Carry", "Gradients", "Rule", "add_gradient", "clear", "options_text", "register"]
 
@@ -29,7 +30,7 @@ Carry = dict[str, Any]
 Gradients = dict[str, Any]
 
 
-class Rule(ABC):
+class Rule(Described, ABC):
     """A credit rule.
 
     Class attributes say what it is; they are shown in tables and checked by tests.

@@ -195,6 +195,8 @@ class EligibilityRule(Rule):
     memory, time = "B·|Ψ|·S", "|Ψ|·S²"
     default_feedback = "exact"
 
+    identified = {"trace": "deferred"}
+
     def __init__(self, circuit: Circuit, *, trace: str = "local", feedback: str | Feedback | None = None) -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         if trace not in ("local", "sweep"):

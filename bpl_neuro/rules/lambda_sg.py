@@ -105,6 +105,8 @@ class LambdaSG(SyntheticGradientRule):
     online, local, deferred = False, False, True
     memory, time = "B·T·(n + factors)", "P·N² + |θ|"
 
+    identified = {"continuous_time": "gain"}
+
     def __init__(
         self,
         synthesiser: Synthesiser,

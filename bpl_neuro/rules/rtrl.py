@@ -43,6 +43,8 @@ class RTRL(Rule):
     name = "rtrl"
     online, local = True, False
 
+    identified = {"window": None}
+
     def __init__(
         self,
         circuit: Circuit,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpl_neuro.checks import generator, instance, number, positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import SPLITS, Batch
 from bpl_neuro.tasks.timing import check_batches
 
 __all__ = ["ArrayTask"]
 
 
-class ArrayTask:
+class ArrayTask(Described):
     """A user's own trials, parted at random into "train", "validation" and "test".
 
     A trial stays in its split. Which split that is depends on `seed` and the number of trials and, where targets are
@@ -61,6 +64,7 @@ class ArrayTask:
     """
 
     name = "arrays"
+    identified = {"data": "_batches", "validation": "rows", "test": None, "seed": None}
 
     def __init__(
         self,
@@ -83,6 +87,14 @@ class ArrayTask:
                 self._batches[split], fractions[split] = data, _fraction(split, part)
         self.output_size = _output_size(output_size, list(self._batches.values()))
         self.rows = _part(data, fractions, generator("seed", seed))
+
+    def identity(self) -> dict[str, Any]:
+        """Hashes of all trials and of the splits, computed once."""
+        return dict(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        return super().identity()
 
     def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
         """One epoch: every trial of the split once; the last batch may be smaller.

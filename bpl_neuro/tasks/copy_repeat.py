@@ -9,6 +9,7 @@ import numpy as np
 
 from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches
 
@@ -16,7 +17,7 @@ __all__ = ["CopyRepeat"]
 
 
 @register
-class CopyRepeat:
+class CopyRepeat(Described):
     """Pattern of N random bit vectors, R repeats; (R + 1)·N + 3 steps.
 
         step          1        2 … N+1      N+2              N+3 … N+2+RN     N+3+RN
@@ -56,6 +57,7 @@ class CopyRepeat:
 
     name = "copy-repeat"
     loss = "binary_cross_entropy"
+    identified = {"length": None, "repeats": None}  # where the curriculum stands is the learner's
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 
 from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
@@ -16,7 +17,7 @@ __all__ = ["CueOutcome"]
 
 
 @register
-class CueOutcome:
+class CueOutcome(Described):
     """One of several cues; after a fixed delay an outcome of the cue's magnitude comes with the cue's probability.
 
         time from cue (ms)   −100 … −10    0         50              250         300

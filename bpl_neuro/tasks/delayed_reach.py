@@ -8,6 +8,7 @@ import numpy as np
 
 from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
@@ -16,7 +17,7 @@ __all__ = ["DelayedReach"]
 
 
 @register
-class DelayedReach:
+class DelayedReach(Described):
     """A cue shows one of P targets on the unit circle; after a random delay a go signal asks for it.
 
         time (ms)     0         100              200 … 400             400 … 600

@@ -8,6 +8,7 @@ import numpy as np
 
 from bpl_neuro.checks import positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
@@ -16,7 +17,7 @@ __all__ = ["IntervalTiming"]
 
 
 @register
-class IntervalTiming:
+class IntervalTiming(Described):
     """Two pulses an interval apart; a ramp must then reach 1 after the same interval.
 
         time from ready (ms)   −100 … −10     0             I             2 I       2 I + 50      I = 200, 300 or 400

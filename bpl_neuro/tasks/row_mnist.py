@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpl_neuro.checks import instance
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.mnist_files import load_mnist
 from bpl_neuro.tasks.timing import check_batches
@@ -20,7 +23,7 @@ TRAIN_SIZE = 48_000
 
 
 @register
-class RowMNIST:
+class RowMNIST(Described):
     """Classify MNIST digits that arrive as 28 rows of 28 pixels, one row a step.
 
     The 60,000 training images of the original files are parted into 48,000 for "train" and 12,000 for
@@ -60,6 +63,7 @@ class RowMNIST:
     input_size: int = 28
     output_size: int = 10
     steps: int = 28
+    identified = {"path": None, "train_size": "labels", "split_seed": "images", "download": None}
 
     def __init__(
         self,
@@ -86,6 +90,14 @@ class RowMNIST:
             "validation": files.train_labels[validation],
             "test": files.test_labels,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Hashes of all images and labels, computed once."""
+        return dict(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        return super().identity()
 
     def batches(self, rng: np.random.Generator, size: int, split: str = "train") -> Iterator[Batch]:
         """One epoch of batches: every image of the split once; the last batch may be smaller.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bpl_neuro.checks import generator, instance, positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.timing import check_batches
 
@@ -16,7 +17,7 @@ __all__ = ["TargetReaching"]
 
 
 @register
-class TargetReaching:
+class TargetReaching(Described):
     """Reach the point on the unit circle that belongs to the pattern seen at the first step.
 
     One of P random binary patterns is the input at step 1; the input is zero afterwards. The loss falls
@@ -62,6 +63,7 @@ class TargetReaching:
     name: str = "target-reaching"
     loss: str = "squared_error"
     output_size: int = 2
+    identified = {"patterns": "targets", "seed": "cues"}
 
     def __init__(
         self,

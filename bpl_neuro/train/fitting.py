@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import numpy as np
 
 from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import describe
 from bpl_neuro.tasks.base import Batch, Curriculum, Task
+from bpl_neuro.train.checkpoint import save_beside
+from bpl_neuro.train.history_file import HistoryFile
 from bpl_neuro.train.progress import epoch_line, training_progress
 from bpl_neuro.train.state import PARAMETERS, LearnerState, Totals
 from bpl_neuro.train.step import Outcome, Recording, Step, Watch
@@ -42,6 +45,7 @@ class Fit:
     progress: bool
     checkpoint: str | Path | None
     checkpoint_every: int | None
+    history: HistoryFile | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.stop_at is not None:
@@ -59,8 +63,18 @@ class Fit:
             raise ValidationError(
                 f"`callbacks` must be a list of functions of (trainer, outcome), got {self.callbacks!r}"
             )
+        if self.checkpoint is not None:
+            instance("checkpoint", self.checkpoint, str | Path, "a path")
+            object.__setattr__(self, "history", HistoryFile(self.checkpoint))
         first = [] if self.recorder is None else [self.recorder.batch_done]
         object.__setattr__(self, "callbacks", [*first, *self.callbacks])
+
+    def fitted(self) -> dict[str, Any]:
+        """What a checkpoint is to know of this; where a curriculum stands is not part of what a task is."""
+        task = describe(self.task)
+        if isinstance(self.task, Curriculum):
+            task |= {"curriculum": sorted(self.task.state())}
+        return {"task": task, "batch_size": self.batch_size}
 
     def is_done(self, trainer: Any) -> bool:
         """Whether there is nothing left to train."""
@@ -84,6 +98,8 @@ class Fit:
         self.started(trainer)
         of = "" if self.epochs is None else f"/{self.epochs}"
         with training_progress(self.progress) as bar:
+            if verified := getattr(self.recorder, "verified", None):
+                bar.console.print(f"the recording was verified: {verified}", soft_wrap=True)
             if self.is_done(trainer):
                 bar.console.print(
                     f"nothing to train: {trainer.epoch} epochs and {trainer.batches} batches are done; `epochs` and "
@@ -141,7 +157,7 @@ class Fit:
         if self.validate:
             figures = trainer.evaluate(self.task, "validation", batch_size=500)
             entry |= {f"validation_{key}": value for key, value in figures.items()}
-            if log.best is None or figures["loss"] < log.best["loss"]:
+            if math.isfinite(figures["loss"]) and (log.best is None or figures["loss"] < log.best["loss"]):
                 log.best = {name: trainer.parameter(name) for name in PARAMETERS} | {"loss": figures["loss"]}
         log.history.append(entry)
         log.epoch, log.within_epoch, log.totals = log.epoch + 1, 0, Totals()
@@ -149,8 +165,8 @@ class Fit:
 
     def _save(self, trainer: Any) -> None:
         """The recording first: it can be cut back to a checkpoint, but not made longer."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or self.history is None:
             return
         if self.recorder:
             self.recorder.flush()
-        trainer.save(self.checkpoint)
+        save_beside(trainer.state, trainer.seed, self.checkpoint, self.history)

@@ -8,8 +8,9 @@ A fork is a copy of the value, a checkpoint its flattening, an intervention a fu
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from bpl_neuro.checks import generator, instance, number
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import describe
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.rules.base import Gradients, Rule
 from bpl_neuro.train.optimisers import by_name, regresses, without_momentum
@@ -79,6 +81,8 @@ class Log:
         Of the epoch under way.
     best : dict or None
         The parameters with the lowest validation loss, and that ``loss``.
+    fitted : dict or None
+        ``task`` (what it is) and ``batch_size`` of the latest `fit`.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -88,6 +92,7 @@ class Log:
     within_epoch: int = 0
     totals: Totals = field(default_factory=Totals)
     best: dict[str, Any] | None = None
+    fitted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +150,15 @@ class Learner:
                 f"`schedule` must be {' or '.join(map(repr, self.rule.schedules))} for {self.rule!r}, got "
                 f"{self.schedule.name!r}; it knows its gradient only at a trial's end"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What everything here is, as a tree of plain values; see `bpl_neuro.identity`."""
+        return copy.deepcopy(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        tree = {each.name: describe(getattr(self, each.name)) for each in fields(self)}
+        return {**tree, "backend": self.circuit.backend.name}
 
     @property
     def least_squares(self) -> bool:

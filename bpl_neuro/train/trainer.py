@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from bpl_neuro.checks import generator, instance, positive_int
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import say_differences
 from bpl_neuro.rules.base import Rule
 from bpl_neuro.tasks.base import Batch, Task
 from bpl_neuro.tasks.timing import check_step
@@ -61,6 +62,8 @@ class Trainer:
         Circuit, readout, rule, optimisers and schedule: what does not change.
     state : LearnerState
         What does.
+    allowed : tuple of str
+        What `restore` was allowed to find different.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class Trainer:
         self.seed = int(seed)
         self.state = self.learner.initial(self.seed)
         self._beginning: Beginning | None = None
+        self._continued: dict[str, Any] | None = None  # what the first `fit` after `restore` is held to
+        self.allowed: tuple[str, ...] = ()
         self._fitting: set[tuple[int, int, bool]] = set()  # shapes of batches that the backend has memory for
 
     def __repr__(self) -> str:
@@ -277,7 +282,7 @@ class Trainer:
         progress : bool
             Show a progress bar.
         checkpoint : path, optional
-            File written after every epoch.
+            File written after every epoch; what is kept of every batch is added to one beside it, ``NAME.history``.
         checkpoint_every : int, optional
             Also write it after every so many batches.
 
@@ -289,17 +294,34 @@ class Trainer:
         Raises
         ------
         ValidationError
-            For a wrong argument; for a task with another step in time than the model's.
+            For a wrong argument; for a task with another step in time than the model's, or another loss than the
+            readout's; after `restore`, for another task or batch size than the checkpoint's, unless that was allowed.
         """
         fit = Fit(
             task, epochs, batch_size, stop_at, validate, callbacks, watch, recorder, progress, checkpoint,
             checkpoint_every,
         )  # fmt: skip
         check_step(task, self.circuit.model)
+        self._check_task(task, fit.fitted())
         if not fit.is_done(self):
+            self.state.log.fitted, self._continued = fit.fitted(), None
             self._beginning = Beginning(fit.started(self).copy(), task, batch_size, validate)
         fit.run(self)
         return self
+
+    def _check_task(self, task: Task, fitted: dict[str, Any]) -> None:
+        """ValidationError for another loss than the readout's, or another task than a restored training had."""
+        loss = self.readout.loss
+        if isinstance(loss, str) and task.loss != loss:
+            raise ValidationError(
+                f'the task {task.name!r} is scored by "{task.loss}", the readout has loss="{loss}"; make it with '
+                f'Readout(circuit, {task.output_size}, "{task.loss}")'
+            )
+        if self._continued and (found := say_differences(self._continued, fitted, self.allowed)):
+            raise ValidationError(
+                f"this training was restored, and its checkpoint goes on otherwise: {found[0]}; if that is meant, "
+                f"`restore(…, allow=[{found[1]}])`"
+            )
 
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
@@ -325,18 +347,35 @@ class Trainer:
     # Files, forks, and a fresh start.
 
     def save(self, path: str | Path) -> None:
-        """Everything needed to go on to the same bits, in one file, atomically and without pickle."""
+        """Everything needed to go on to the same bits, and what it belongs to, in one file, atomically, without pickle.
+
+        It holds 16 bytes for each batch trained. The checkpoints of `fit` keep these in a file beside them, which they
+        only add to.
+        """
         checkpoints.save(self.state, self.seed, path)
 
-    def restore(self, path: str | Path) -> Trainer:
-        """Continue from a file that `save` wrote, with a circuit, readout and rule of the same shapes.
+    def restore(self, path: str | Path, allow: Sequence[str] = ()) -> Trainer:
+        """Continue from a file that `save`, or `fit` with a `checkpoint`, wrote.
+
+        The trainer must be what it was then: model, circuit, readout, rule, optimisers, schedule, seed, precision and
+        backend; and the next `fit` must be of the same task and batch size. It warns of what cannot be compared
+        (functions), and of other versions, processors or numbers of threads, with which numbers may differ at rounding.
+
+        Parameters
+        ----------
+        path : path
+        allow : sequence of str
+            What may be another than in the file, as dotted paths: ``["optimisers.psi", "task", "batch_size"]``.
 
         Raises
         ------
         ValidationError
-            If the file is damaged or does not fit; nothing is changed then.
+            If the file is damaged, by another version, or of something else: names the first differences, and how to
+            allow them. Nothing is changed then.
         """
-        self.state, self._beginning = checkpoints.restore(self.learner, self.seed, path), None
+        state = checkpoints.restore(self.learner, self.seed, path, allow)
+        self.state, self._beginning, self.allowed = state, None, tuple(allow)
+        self._continued = copied(state.log.fitted)
         return self
 
     def fork(self, trial: int | None = None) -> Trainer:
@@ -376,4 +415,4 @@ class Trainer:
         """Forget all but the weights Ψ, φ, θ and interventions: moments, stream, noise, history, best parameters."""
         kept = {name: getattr(self.state, name) for name in (*PARAMETERS, *INTERVENED)}
         self.state = self.learner.initial(self.seed).replace(**kept)
-        self._beginning = None
+        self._beginning = self._continued = None

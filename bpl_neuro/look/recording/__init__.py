@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from bpl_neuro.look.recording.recorder import Recorder
-from bpl_neuro.look.recording.store import clear_recording, write_recording
+from bpl_neuro.look.recording.store import clear_recording, verify_recording, write_recording
 
-__all__ = ["Recorder", "clear_recording", "write_recording"]
+__all__ = ["Recorder", "clear_recording", "verify_recording", "write_recording"]

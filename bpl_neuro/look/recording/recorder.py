@@ -14,6 +14,8 @@ import xarray as xr
 
 from bpl_neuro.checks import instance, positive_int
 from bpl_neuro.errors import BplError, ValidationError
+from bpl_neuro.identity import say_differences
+from bpl_neuro.look.recording.checksums import Verified
 from bpl_neuro.look.recording.names import in_words
 from bpl_neuro.look.recording.quantities import (
     PARAMETERS,
@@ -23,8 +25,9 @@ from bpl_neuro.look.recording.quantities import (
     describe,
     trace_values,
 )
-from bpl_neuro.look.recording.store import BatchStore, damage_named, read_metadata
+from bpl_neuro.look.recording.store import BatchStore, checked_metadata, damage_named
 from bpl_neuro.rules.traces import TracedRule
+from bpl_neuro.train.checkpoint import identity
 from bpl_neuro.train.step import Outcome, Step
 from bpl_neuro.train.trainer import Trainer
 
@@ -68,8 +71,14 @@ class Recorder:
     buffer_bytes : int
         Most that is held before it is written. A batch must fit.
     resume_at : int, optional
-        Go on with the recording at `path`, cut back to the first so many trained batches. What is kept is read once:
-        damage shows now.
+        Go on with the recording at `path`, cut back to the first so many trained batches. All of it is read once and
+        compared with its checksums: damage shows now. The learner must be the one that it was made with, but for what
+        `Trainer.restore` was allowed to find different.
+
+    Attributes
+    ----------
+    verified : Verified or None
+        What verifying a recording that goes on came to: ``files``, ``bytes``, ``seconds``.
 
     Raises
     ------
@@ -127,6 +136,7 @@ class Recorder:
         self._bytes = self._chunk = self._under_way = self._last = 0
         self._first = self._done = trainer.batches
         self._closed = False
+        self.verified: Verified | None = None
         self._store = BatchStore(self.path)
         if resume_at is not None:
             self._reopen(resume_at)
@@ -137,7 +147,7 @@ class Recorder:
     def resume(cls, trainer: Trainer, path: str | Path, batches: int, *, flush_every: int | None = None) -> Recorder:
         """Go on with a recording as it was set up, cut back to the first `batches` trained batches."""
         with damage_named(path):
-            settings = json.loads(read_metadata(Path(path))[".zattrs"]["settings"])
+            settings = json.loads(checked_metadata(Path(path))[".zattrs"]["settings"])
             chosen = {key: settings[key] for key in SELECTION}
             chosen |= {key: slice(*value["slice"]) for key, value in chosen.items() if isinstance(value, dict)}
             quantities = settings["quantities"]
@@ -308,6 +318,7 @@ class Recorder:
         attrs = {
             "model": model.title, "dt": model.dt, "dt_units": "step" if model.spec.time is None else "s",
             "first_batch": self._first, "chunk_batches": self._chunk, "settings": json.dumps(self._settings),
+            "identity": json.dumps(identity(self.trainer.learner, self.trainer.seed)),
         }  # fmt: skip
         dims = {name: v.dims for name, v in self._variables.items()}
         attributes = {
@@ -324,12 +335,16 @@ class Recorder:
         if batches == 0 and not self.path.exists():
             return
         with damage_named(self.path):
-            metadata = read_metadata(self.path)
+            metadata = checked_metadata(self.path)
             attrs, rows = metadata[".zattrs"], metadata["batch/.zarray"]["shape"][0]
             before = json.loads(attrs["settings"])
             for key, now in json.loads(json.dumps(self._settings)).items():
                 if before[key] != now:
                     raise ValidationError(f"{self.path}: was made with {key} = {before[key]!r}, not {now!r}")
+            trainer = self.trainer
+            learner = identity(trainer.learner, trainer.seed)
+            if found := say_differences(json.loads(attrs["identity"]), learner, trainer.allowed):
+                raise ValidationError(f"{self.path}: was made with another learner: {found[0]}")
             self._first = attrs["first_batch"]
             wanted = [index for index in range(self._first + 1, batches + 1) if self._due(index)]
             if batches < self._first or rows < len(wanted):
@@ -337,7 +352,7 @@ class Recorder:
                     f"{self.path}: holds {rows} batches, begun when {self._first} had been trained; up to batch "
                     f"{batches} it should hold {len(wanted)}. It was not flushed then, or belongs to another run"
                 )
-        self._store.reopen(len(wanted), wanted)
+        self.verified = self._store.reopen(len(wanted), wanted)
         self._chunk, self._trials, self._steps = self._store.chunk, *map(self._store.labels, ("trial", "step"))
 
 

@@ -8,6 +8,8 @@ It says in the same way how many steps and trials there are, which grow as longe
 written stays as it is: growth adds chunks, and only from the batch on that brought it. Where an earlier one has none,
 zarr reads the fill value, NaN. The attribute ``sizes`` keeps from which batch on there were how many, so that a chunk
 that was never written is told from a lost one, and a recording that is cut back shrinks to what it was.
+
+Every file has a checksum, in ``checksums.log`` (`checksums`), and going on verifies all of them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import itertools
 import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +30,23 @@ import zarr
 from zarr.storage import LocalStore
 
 from bpl_neuro.errors import BplError, ValidationError
-from bpl_neuro.storage import atomic_write
+from bpl_neuro.look.recording.checksums import (
+    LOG,
+    WRITTEN,
+    Log,
+    Verified,
+    check_written,
+    files_of,
+    is_leftover,
+    write_checksums,
+)
 
-__all__ = ["BatchStore", "clear_recording", "write_recording"]
+__all__ = ["BatchStore", "clear_recording", "verify_recording", "write_recording"]
 
 #: with a checksum in every chunk, by which damage is known
 _COMPRESSOR: dict[str, Any] = {"id": "zstd", "level": 1, "checksum": True}
 #: dimensions that grow with a batch longer or larger than those before
 _WITHIN = ("step", "trial")
-_METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
@@ -55,6 +66,7 @@ def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         dataset.to_zarr(scratch / path.name, mode="w", zarr_format=2, consolidated=True)
+        write_checksums(scratch / path.name)
         if not path.exists():
             (scratch / path.name).rename(path)
             return
@@ -69,7 +81,7 @@ def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
 def clear_recording(path: str | Path) -> None:
     """Take away what `write_recording` wrote; recordings of trainings in the same folder stay."""
     path = Path(path)
-    for name in (".zmetadata", ".zgroup", ".zattrs"):  # the first makes it unread at once
+    for name in (".zmetadata", ".zgroup", ".zattrs", WRITTEN):  # the first makes it unread at once
         (path / name).unlink(missing_ok=True)
     for part in path.iterdir() if path.exists() else ():
         if (part / ".zarray").exists():
@@ -90,6 +102,7 @@ class BatchStore:
 
     def __init__(self, path: Path) -> None:
         self.path, self.rows, self.chunk = path, 0, 0
+        self._log = Log(path)
         self._arrays: dict[str, Any] = {}  # those that grow, coordinates among them
         self._dims: dict[str, list[str]] = {}
         self._growth: list[tuple[int, dict[str, int]]] = []  # from which row on which sizes
@@ -139,7 +152,10 @@ class BatchStore:
                         attributes={"_ARRAY_DIMENSIONS": ["batch", *dims[name]], **attrs[name]},
                     )
                 zarr.consolidate_metadata(group.store, zarr_format=2)
+                self._log = Log(scratch)
+                self._log.begin({f.as_posix(): zlib.crc32((scratch / f).read_bytes()) for f in files_of(scratch)})
                 scratch.rename(self.path)
+                self._log.path = self.path
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             self._open(read_metadata(self.path))
@@ -182,18 +198,38 @@ class BatchStore:
                     self._arrays[name][(slice(start, start + len(run)), *map(slice, values.shape[1:]))] = values
             self._commit(rows, growth)
 
-    def reopen(self, rows: int, batches: Sequence[int]) -> None:
-        """Go on with an existing store, cut back to its first `rows` batches, which should have these numbers."""
+    def verify(self) -> Verified:
+        """Read every file of an existing store and compare it with its checksum; nothing is changed.
+
+        Raises
+        ------
+        ValidationError
+            Naming the first file that is damaged, missing, or no part of it.
+        """
+        return self._verified()[0]
+
+    def _verified(self, rows: int | None = None) -> tuple[Verified, dict[str, int]]:
         with damage_named(self.path):
-            metadata = read_metadata(self.path)
-            for leftover in self.path.rglob(".*"):
-                if leftover.is_file() and leftover.name not in _METADATA:
-                    leftover.unlink()
+            metadata = checked_metadata(self.path)
+            found = self._log.verify(dict(_growing(metadata)))
             self._open(metadata)
-            self._verify(rows)
+            self._check_whole(metadata["batch/.zarray"]["shape"][0] if rows is None else rows)
+        return found
+
+    def reopen(self, rows: int, batches: Sequence[int]) -> Verified:
+        """Go on with an existing store, cut back to its first `rows` batches, which should have these numbers.
+
+        All of it is verified first; returns what that came to.
+        """
+        verified, sums = self._verified(rows)
+        with damage_named(self.path):
             if self._arrays["batch"][:rows].tolist() != list(batches):
                 raise ValidationError(f"{self.path}: the recording is damaged: its batches should be {list(batches)}")
         with self._failure_named():
+            for leftover in self.path.rglob(".*"):
+                if leftover.is_file() and is_leftover(leftover):
+                    leftover.unlink()
+            self._log.begin(sums)
             self._commit(rows, [entry for entry in self._growth if entry[0] < max(rows, 1)])
             for name, array in self._arrays.items():
                 shape = self._shape(name, rows, self._growth[-1][1])
@@ -202,6 +238,7 @@ class BatchStore:
                 if self._dims[name][0] == "batch" and array.shape[1:] != shape[1:]:
                     array[rows : -(-rows // self.chunk) * self.chunk] = np.nan
                 array.resize(shape)
+        return verified
 
     def labels(self, name: str) -> list[int]:
         """The numbers of ``step`` or ``trial``; none where it has no such coordinate."""
@@ -211,7 +248,9 @@ class BatchStore:
         self._dims = dict(_growing(metadata))
         self._growth = [(start, sizes) for start, sizes in json.loads(metadata[".zattrs"]["sizes"])]
         with _every_chunk():
-            group = zarr.open_group(_AtomicStore(self.path), mode="r+", zarr_format=2, use_consolidated=False)
+            store = _AtomicStore(self.path)
+            store.log = self._log
+            group = zarr.open_group(store, mode="r+", zarr_format=2, use_consolidated=False)
             self._arrays = {name: group[name] for name in self._dims}
         self.chunk = int(group.attrs["chunk_batches"])  # type: ignore[arg-type]
 
@@ -235,13 +274,13 @@ class BatchStore:
         # zarr takes the attributes of the whole from here, though it has them in .zmetadata; nothing goes by them
         attributes = json.dumps(metadata[".zattrs"], indent=4)
         if (self.path / ".zattrs").read_text(encoding="utf-8") != attributes:
-            atomic_write(self.path / ".zattrs", attributes)
+            self._log.put(".zattrs", attributes.encode())
         whole = {"metadata": metadata, "zarr_consolidated_format": 1}
-        atomic_write(self.path / ".zmetadata", json.dumps(whole, indent=4))
+        self._log.put(".zmetadata", json.dumps(whole, indent=4).encode())
         self.rows, self._growth = rows, growth
 
-    def _verify(self, rows: int) -> None:
-        """Every chunk of the first `rows` batches is there and can be decoded; reads one at a time."""
+    def _check_whole(self, rows: int) -> None:
+        """Every chunk of the first `rows` batches is there."""
         for name, array in self._arrays.items():
             shape = self._shape(name, rows, self._at(rows))
             too_small = any(size < needed for size, needed in zip(array.shape, shape, strict=True))
@@ -253,8 +292,6 @@ class BatchStore:
                 file = self.path / name / ".".join(map(str, index))
                 if too_small or not file.is_file():
                     raise ValidationError(f"{file}: the recording is damaged: this chunk is missing")
-                with damage_named(file):
-                    array.blocks[index]
 
     def _at(self, rows: int) -> dict[str, int]:
         """The steps and trials there were when it held so many batches."""
@@ -277,8 +314,10 @@ def _every_chunk() -> Any:
 class _AtomicStore(LocalStore):
     """Replaces files, never writes into them: a chunk that gets one more batch holds the others at any moment."""
 
+    log: Log
+
     async def set(self, key: str, value: Any) -> None:
-        atomic_write(self.root / key, value.to_bytes())
+        self.log.put(key, value.to_bytes())
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -286,6 +325,44 @@ def read_metadata(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValidationError(f"{path}: there is no recording to go on with")
     return json.loads((path / ".zmetadata").read_bytes())["metadata"]
+
+
+def checked_metadata(path: Path) -> dict[str, Any]:
+    """The same of a store that grows, whose ``.zmetadata`` has its checksum."""
+    metadata = read_metadata(path)
+    Log(path).read()
+    return metadata
+
+
+def verify_recording(path: str | Path) -> Verified:
+    """Read every file of a recording and compare it with its checksum, be it written at once or batch by batch.
+
+    Recordings of trainings in the same folder, each in one of its own, are verified too.
+
+    Returns
+    -------
+    Verified
+        ``files``, ``bytes`` and ``seconds``.
+
+    Raises
+    ------
+    ValidationError
+        Naming the first file that is damaged, missing, or no part of it; for a folder without checksums.
+    """
+    path, found = Path(path), []
+    if not path.is_dir():
+        raise ValidationError(f"{path}: there is no recording")
+    if (path / LOG).exists():
+        found.append(BatchStore(path).verify())
+    elif (path / WRITTEN).exists():
+        found.append(check_written(path))
+    elif (path / ".zmetadata").exists() or (path / ".zgroup").exists():
+        raise ValidationError(f"{path}: has neither {LOG} nor {WRITTEN}: it is damaged, or by an earlier version")
+    found += [verify_recording(part) for part in sorted(path.iterdir()) if (part / ".zgroup").exists()]
+    if not found:
+        raise ValidationError(f"{path}: there is no recording")
+    files, sizes, seconds = zip(*found, strict=True)
+    return Verified(sum(files), sum(sizes), sum(seconds))
 
 
 @contextlib.contextmanager

@@ -52,6 +52,10 @@ class Trace(ABC):
         """Its own options that are not the default, by name."""
         return {}
 
+    def identity(self) -> dict[str, Any]:
+        """Its form and options; its decays are the rule's."""
+        return {"is": self.name, **self.options()}
+
     @abstractmethod
     def kept(self, trials: int, steps: int) -> int:
         """Numbers that it holds at its largest."""

@@ -33,6 +33,8 @@ class TracedRule(SyntheticGradientRule):
         Weight of the trace's input.
     """
 
+    identified = {"continuous_time": "gain", "trace": "form", "window": None}
+
     def __init__(
         self,
         synthesiser: Synthesiser,
@@ -190,6 +192,10 @@ class TracedRule(SyntheticGradientRule):
     def report(self, carry: Carry) -> dict[str, float]:
         """What the trace reports: ``window_error`` where a window cut it."""
         return self.trace.report(carry["trace"]) if "trace" in carry else {}
+
+    def identity(self) -> dict[str, Any]:
+        """With the options of the trace."""
+        return {**super().identity(), **self.trace_options()}
 
     def trace_options(self) -> dict[str, Any]:
         """For a repr."""
