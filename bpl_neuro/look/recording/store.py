@@ -16,7 +16,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from bpl_neuro.errors import BplError, ValidationError
-from bpl_neuro.storage import atomic_write
+from bpl_neuro.storage import atomic_write, make_folder, scratch_path, sync_folder, sync_tree
 
 __all__ = ["BatchStore", "clear_recording", "write_recording"]
 
@@ -47,23 +46,35 @@ def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
     ------
     ValidationError
         If there already are arrays, or something that is no recording, at `path`.
+    BplError
+        If it cannot be written.
     """
     path = Path(path)
     if (path / ".zmetadata").exists() or (path.exists() and not path.is_dir()):
         raise ValidationError(f"{path}: there already is a recording; remove it or choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    scratch = scratch_path(path)
     try:
-        dataset.to_zarr(scratch / path.name, mode="w", zarr_format=2, consolidated=True)
-        if not path.exists():
-            (scratch / path.name).rename(path)
-            return
-        for part in sorted((scratch / path.name).iterdir(), key=lambda part: part.name == ".zmetadata"):
-            if part.is_dir() and (path / part.name).exists():  # left over by a kill in the middle of this
-                shutil.rmtree(path / part.name)
-            part.replace(path / part.name)
+        make_folder(path.parent)
+        dataset.to_zarr(scratch, mode="w", zarr_format=2, consolidated=True)
+        sync_tree(scratch)
+        if path.exists():
+            _move_into(scratch, path)
+        else:
+            scratch.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise BplError(f"{path}: cannot write the recording: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move_into(scratch: Path, path: Path) -> None:
+    """What readers go by comes last."""
+    for part in sorted(scratch.iterdir(), key=lambda part: part.name == ".zmetadata"):
+        if part.is_dir() and (path / part.name).exists():  # left over by a kill in the middle of this
+            shutil.rmtree(path / part.name)
+        part.replace(path / part.name)
+    sync_folder(path)
 
 
 def clear_recording(path: str | Path) -> None:
@@ -115,8 +126,7 @@ class BatchStore:
         chunks : mapping of str to int
             Sizes of chunks along dimensions; the others are not cut. No chunk is larger than `row`.
         """
-        scratch = self.path.with_name(f".{self.path.name}.part")
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch = scratch_path(self.path)
         growth = [(0, {dim: labels.sizes[dim] for dim in _WITHIN if dim in labels.sizes})]
         with self._failure_named():
             try:
@@ -139,7 +149,9 @@ class BatchStore:
                         attributes={"_ARRAY_DIMENSIONS": ["batch", *dims[name]], **attrs[name]},
                     )
                 zarr.consolidate_metadata(group.store, zarr_format=2)
+                sync_tree(scratch)
                 scratch.rename(self.path)
+                sync_folder(self.path.parent)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             self._open(read_metadata(self.path))
