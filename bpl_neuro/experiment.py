@@ -205,7 +205,9 @@ def _backend_of(path: Path, given: Any) -> Any:
     """The backend that a run goes on with: what "auto" or the default became when it began."""
     before = recorded_run(path)
     known = before["config"].get("backend") if before else None
-    return known if known and given == "auto" else given
+    if known and given not in ("auto", known):
+        raise ValidationError(f"{path}: was run with backend = {known!r}, not {given!r}")
+    return known or given
 
 
 def _run(module: ModuleType, folder: RunFolder) -> RunFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -82,7 +83,9 @@ class FolderLock:
             return False
 
     def release(self) -> None:
-        """Let go of it."""
+        """Let go of it, and take the file away; whoever waits for that one finds that it is no longer current."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
         os.close(self.handle)
 
     def __reduce__(self) -> Any:
