@@ -35,7 +35,7 @@ class _Lenient:
 
     def _lose(self) -> None:
         """Into the void from here on: what the stream still holds would fail again when Python ends."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not every stream has a number
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)

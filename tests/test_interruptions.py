@@ -82,16 +82,18 @@ def test_killed_at_every_operation(tmp_path, shim):
 
 
 @pytest.mark.attack
-def test_a_disk_full_from_any_operation_on(tmp_path, shim):
-    (result,) = interrupt(shim, tmp_path, "copy-repeat", COPY, {"full": FULL})
-    assert result["tried"] == result["operations"] > 200
-    assert result["refused"] >= result["operations"] - 5  # the last ones tidy up
+def test_a_disk_full_from_an_operation_on_or_for_one_and_torn_writes(tmp_path, shim):
+    modes = {"full": FULL, "full once": FULL_ONCE, "torn": TEAR, "kill": KILL}
+    interrupt(shim, tmp_path, "copy-repeat", COPY, modes, sample=50)
 
 
 @pytest.mark.attack
-def test_a_sample_of_torn_writes_and_of_a_disk_full_for_a_moment(tmp_path, shim):
-    interrupt(shim, tmp_path / "a", "delayed-reach", REACH, {"torn": TEAR, "full once": FULL_ONCE}, sample=20)
-    interrupt(shim, tmp_path / "b", "copy-repeat", COPY, {"kill": KILL}, sample=40)
+@pytest.mark.slow
+@pytest.mark.parametrize(("simulation", "settings"), [("delayed-reach", REACH), ("copy-repeat", COPY)])
+def test_interrupted_in_every_way_at_every_operation(tmp_path, shim, simulation, settings):
+    modes = {"kill": KILL, "torn": TEAR, "full once": FULL_ONCE, "full": FULL}
+    for result in interrupt(shim, tmp_path, simulation, settings, modes):
+        assert result["tried"] == result["operations"] > 200
 
 
 @pytest.mark.attack

@@ -222,7 +222,7 @@ def test_results_know_whose_they_are(tmp_path):
     other = RunFolder(tmp_path / "b", "target-reaching", config.model_copy(update={"seed": 1}))
     (tmp_path / "b" / "results").mkdir()
     (tmp_path / "a" / "results" / "k.npz").rename(tmp_path / "b" / "results" / "k.npz")
-    with pytest.raises(bpl.ValidationError, match="is of another run"):
+    with pytest.raises(bpl.ValidationError, match="result of another run"):
         other.remember("k", dict)
     (tmp_path / "b" / "results" / "l.npz").write_bytes(b"damaged")
     with pytest.raises(bpl.ValidationError, match="damaged"):
