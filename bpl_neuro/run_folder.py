@@ -276,9 +276,10 @@ def model_fingerprint(model: Model) -> str:
     def of(neuron: Any, *values: Any) -> list[Any]:
         return [neuron.states, neuron.inputs, neuron.update, neuron.rate, neuron.system, neuron.noise_scale, *values]
 
-    populations = {name: of(p.neuron, p.parameters, p.initial) for name, p in model.populations.items()}
+    populations = [[name, of(p.neuron, p.parameters, p.initial)] for name, p in model.populations.items()]
     synapses = [of(*part) for part in (model.synapse, model.expansion) if part]
-    unit = of(model.synthesiser, model.synthesiser_parameters, model.spec.synthesiser.sees)
+    seen = model.spec.synthesiser
+    unit = of(model.synthesiser, model.synthesiser_parameters, seen.sees, seen.sees_input)
     return _digest([populations, list(map(str, model.projections)), unit, synapses, model.dt])
 
 

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -363,3 +364,36 @@ def test_the_command_line_ends_well_wherever_it_prints(tmp_path, how):
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["format"] == 2
+
+
+JOBS = """
+import os, sys, time
+from pathlib import Path
+from bpl_neuro.benchmark import run_jobs
+from bpl_neuro.locks import FolderLock
+
+def job(lock, folder):
+    (folder / "pid.part").write_text(str(os.getpid()))
+    (folder / "pid.part").rename(folder / "pid")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    run_jobs(job, {"one": (FolderLock(folder), folder)}, 1, "jobs")
+"""
+
+
+@pytest.mark.stage
+def test_whoever_comes_after_a_kill_meets_no_job_at_work(tmp_path):
+    """The jobs hold the lock as well, and notice that the process that started them has gone."""
+    (tmp_path / "jobs.py").write_text(JOBS)
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, tmp_path / "jobs.py", folder], stdout=subprocess.DEVNULL)
+    while not (folder / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    FolderLock(folder).release()
+    status = Path("/proc", (folder / "pid").read_text(), "stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
