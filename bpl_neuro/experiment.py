@@ -6,6 +6,7 @@ A simulation is a file in ``simulations/`` with a docstring (its first line is t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -214,7 +215,8 @@ def _run(module: ModuleType, folder: RunFolder) -> RunFolder:
     try:
         module.run(folder.config, folder)
     except BplError:
-        folder.discard_if_unused()
+        with contextlib.suppress(OSError):  # the disk is full for that as well
+            folder.discard_if_unused()
         raise
     folder.finish()
     return folder

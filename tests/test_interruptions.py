@@ -52,9 +52,9 @@ def shim(tmp_path_factory):
     return library
 
 
-def interrupt(shim, folder, simulation, settings, modes, sample=None):
-    """Every operation of these modes, or some; what came of it goes to the tally of the simulation."""
-    spec = {"simulation": simulation, "settings": settings, "folder": str(folder), "modes": modes, "sample": sample}
+def serve(shim, folder, simulation, settings, modes, **more):
+    """What the server says of every operation of these modes, or of a sample."""
+    spec = {"simulation": simulation, "settings": settings, "folder": str(folder), "modes": modes, **more}
     environment = os.environ | {"LD_PRELOAD": str(shim), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     ended = subprocess.run(
         [sys.executable, HERE / "server.py", json.dumps(spec)], env=environment, capture_output=True, text=True
@@ -62,6 +62,12 @@ def interrupt(shim, folder, simulation, settings, modes, sample=None):
     assert ended.returncode == 0, ended.stderr[-3000:]
     results = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{"mode"')]
     assert [result["mode"] for result in results] == list(modes)
+    return results
+
+
+def interrupt(shim, folder, simulation, settings, modes, sample=None):
+    """What came of it, which goes to the tally of the simulation."""
+    results = serve(shim, folder, simulation, settings, modes, sample=sample)
     for result in results:
         print(simulation, {key: value for key, value in result.items() if key not in ("raw", "wrong")})
         count = tally(f"interrupted, {result['mode']}: {simulation}")
@@ -85,6 +91,13 @@ def test_killed_at_every_operation(tmp_path, shim):
 def test_a_disk_full_from_an_operation_on_or_for_one_and_torn_writes(tmp_path, shim):
     modes = {"full": FULL, "full once": FULL_ONCE, "torn": TEAR, "kill": KILL}
     interrupt(shim, tmp_path, "copy-repeat", COPY, modes, sample=50)
+
+
+@pytest.mark.attack
+def test_a_writer_with_a_fault_is_found(tmp_path, shim):
+    """The same run, with files that are written in place: a kill in the middle of one is no longer without trace."""
+    (result,) = serve(shim, tmp_path, "delayed-reach", REACH, {"torn": TEAR}, sample=20, fault="in place")
+    assert result["wrong"] and result["right"] < result["tried"] == 20
 
 
 @pytest.mark.attack
@@ -122,7 +135,7 @@ def said(folder):
             found |= {f"{store.name}/{k}": v.values.tobytes() for k, v in recording.load().variables.items()}
     for path in folder.glob("checkpoint/*.npz"):
         with np.load(path) as arrays:
-            found |= {f"{path.name}/{k}": arrays[k].tobytes() for k in arrays.files if k != "meta.json"}
+            found |= {f"{path.name}/{k}": np.asarray(arrays[k]).tobytes() for k in arrays.files if k != "meta.json"}
     return found
 
 

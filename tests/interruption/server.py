@@ -26,7 +26,7 @@ import numpy as np
 import xarray as xr
 
 import bpl_neuro as bpl
-from bpl_neuro import experiment, run_folder
+from bpl_neuro import experiment, run_folder, storage
 from bpl_neuro.locks import LOCK
 
 COUNT, KILL, TEAR, FULL_ONCE, FULL = range(5)
@@ -45,6 +45,12 @@ def run_here(spec, folder, resume):
     if hasattr(module, "run_jobs"):
         module.run_jobs = lambda function, calls, jobs, title: [function(*arguments) for arguments in calls.values()]
     experiment.run_simulation(spec["simulation"], size="quick", settings=spec["settings"], out=folder, resume=resume)
+
+
+def in_place(path, data):
+    """A writer with a fault, which must be found: it writes into the file itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def attempt(spec, folder, resume, at=0, mode=COUNT):
@@ -71,6 +77,12 @@ def attempt(spec, folder, resume, at=0, mode=COUNT):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
 
 
+def numbers(data):
+    """The members of an npz file; a zip also says when it was made."""
+    with np.load(io.BytesIO(data)) as arrays:
+        return b"".join(name.encode() + np.asarray(arrays[name]).tobytes() for name in sorted(arrays.files))
+
+
 def content(folder):
     """All that a complete run says: name of a file → its content, or that of its arrays."""
     found = {}
@@ -80,10 +92,7 @@ def content(folder):
             continue
         data = path.read_bytes()
         if path.suffix == ".npz":
-            with np.load(path) as arrays:
-                data = hashlib.sha256(b"".join(k.encode() + arrays[k].tobytes() for k in sorted(arrays.files))).digest()
-                if "meta.json" in arrays.files:
-                    data += TIMES.sub("", str(arrays["meta.json"])).encode()
+            data = numbers(data)
         elif path.suffix == ".json":
             data = TIMES.sub("", data.decode()).encode()
         found[name] = data
@@ -106,9 +115,8 @@ def state(folder):
         name = re.sub(r"\.[0-9a-f]{8}\.part", ".part", str(path.relative_to(folder)))
         if path.is_file() and path.name != LOCK:
             data = path.read_bytes()
-            if path.suffix == ".npz":  # a zip says when it was made
-                with np.load(io.BytesIO(data)) as arrays:
-                    data = b"".join(arrays[k].tobytes() for k in arrays.files)
+            if path.suffix == ".npz":
+                data = numbers(data)
             name += hashlib.sha256(TIMES.sub("", data.decode("latin-1")).encode("latin-1")).hexdigest()
         parts.append(name)
     return "\n".join(sorted(parts))
@@ -176,6 +184,8 @@ def main():
     base = Path(spec["folder"])
     run_folder.save_figure = lambda fig, path: run_folder.atomic_write(path, b"\x89PNG")
     run_folder.environment = functools.cache(run_folder.environment)
+    if spec.get("fault"):
+        storage._replace = in_place
     run_here(spec, base / "warm", False)
     code, text = attempt(spec, base / "whole", False, 0, COUNT)
     assert code == FINE, text
