@@ -95,9 +95,10 @@ def test_a_disk_full_from_an_operation_on_or_for_one_and_torn_writes(tmp_path, s
 
 @pytest.mark.attack
 def test_a_writer_with_a_fault_is_found(tmp_path, shim):
-    """The same run, with files that are written in place: a kill in the middle of one is no longer without trace."""
-    (result,) = serve(shim, tmp_path, "delayed-reach", REACH, {"torn": TEAR}, sample=20, fault="in place")
-    assert result["wrong"] and result["right"] < result["tried"] == 20
+    """Where files are written in place, a kill in the middle of config.toml, one of the first, leaves a trace."""
+    (result,) = serve(shim, tmp_path, "delayed-reach", REACH, {"torn": TEAR}, first=12, fault="in place")
+    assert result["wrong"] and result["right"] < result["tried"] == 12
+    assert "config.toml: cannot read what is to be resumed" in result["wrong"][0]
 
 
 @pytest.mark.attack

@@ -138,7 +138,7 @@ class Series:
                        "raw": [], "wrong": []}  # fmt: skip
 
     def run(self):
-        chosen = range(1, self.operations + 1)
+        chosen = range(1, min(self.operations, self.spec.get("first", self.operations)) + 1)
         if sample := self.spec.get("sample"):
             chosen = sorted(np.random.default_rng(self.mode).choice(chosen, min(sample, len(chosen)), replace=False))
         for at in map(int, chosen):
