@@ -21,6 +21,7 @@ from bpl_neuro.experiment import (
     run_simulation,
 )
 from bpl_neuro.model.spec import Model, available_models
+from bpl_neuro.output import lenient_output, open_standard_files
 from bpl_neuro.reference import derivative_error
 
 __all__ = ["app", "main"]
@@ -129,15 +130,17 @@ def _check(model: str) -> None:
 
 
 def main() -> None:
-    """Entry point: our own errors become one line and exit status 2."""
-    try:
-        app()
-    except BplError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    """Entry point: our own errors become one line and exit status 2; nothing that is printed ends a run."""
+    open_standard_files()
+    with lenient_output():
+        try:
+            app()
+        except BplError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -6,41 +6,32 @@ A simulation is a file in ``simulations/`` with a docstring (its first line is t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-import inspect
 import json
-import os
-import platform
-import shutil
 import sys
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-import numpy as np
-import tomli_w
-import xarray as xr
 from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import ValidationError as PydanticError
 
 from bpl_neuro.backend import get_backend
-from bpl_neuro.errors import ValidationError
-from bpl_neuro.look.plotting import save_figure
-from bpl_neuro.look.recording import Recorder, clear_recording, write_recording
-from bpl_neuro.storage import atomic_write, read_arrays, write_arrays
-from bpl_neuro.tasks.base import Task
-from bpl_neuro.train.trainer import Trainer
+from bpl_neuro.errors import BplError, ValidationError
+from bpl_neuro.locks import FolderLock
+from bpl_neuro.output import lenient_output
+from bpl_neuro.run_folder import RunFolder, environment, model_fingerprints, recorded_run
 
 __all__ = [
     "RunFolder",
     "SimulationConfig",
     "TrainingConfig",
     "available_simulations",
+    "environment",
     "load_simulation",
     "parse_settings",
     "resolve_config",
@@ -97,153 +88,6 @@ class TrainingConfig(SimulationConfig):
         """These settings, for `RunFolder.fit`."""
         keys = ("record", "record_options", "checkpoint_every")
         return {key: getattr(self, key) for key in keys}
-
-
-class RunFolder:
-    """The directory a run leaves behind: config.toml, summary.json, recording.zarr, figures/, checkpoint/.
-
-    Parameters
-    ----------
-    path : path
-    name : str
-        Of the simulation.
-    config : SimulationConfig
-    resume : bool
-        Go on with a run that was interrupted; it must have had the same settings.
-
-    Raises
-    ------
-    ValidationError
-        If the folder is not empty and `resume` is not set (nothing is overwritten), or if it holds another run, or a
-        complete one.
-    """
-
-    def __init__(self, path: str | Path, name: str, config: SimulationConfig, *, resume: bool = False) -> None:
-        self.path, self.config = Path(path), config
-        self.summary: dict[str, Any] = {}
-        self.figures: list[Path] = []
-        content = {"simulation": name, "config": config.model_dump(exclude_none=True), "environment": environment()}
-        occupied = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-        if occupied and not resume:
-            raise ValidationError(
-                f"{self.path}: the folder is not empty; choose another with --out, or go on with --resume"
-            )
-        if occupied:
-            self._check_same(content)
-            clear_recording(self.path / "recording.zarr")
-        else:
-            atomic_write(self.path / "config.toml", tomli_w.dumps(content))
-
-    def _check_same(self, content: Mapping[str, Any]) -> None:
-        path = self.path / "config.toml"
-        try:
-            before = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValidationError(f"{path}: cannot read what is to be resumed: {error}") from None
-        if (self.path / "summary.json").exists():
-            raise ValidationError(f"{self.path}: the run is complete; there is nothing to resume")
-        if before.get("simulation") != content["simulation"]:
-            raise ValidationError(f"{self.path}: holds a run of {before.get('simulation')!r}")
-        old, new = before.get("config", {}), content["config"]
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                raise ValidationError(f"{self.path}: was run with {key} = {old.get(key)!r}, not {new.get(key)!r}")
-
-    def fit(
-        self,
-        trainer: Trainer,
-        task: Task,
-        key: str,
-        *,
-        record: Sequence[str] = (),
-        record_options: Mapping[str, Any] | None = None,
-        checkpoint_every: int = 200,
-        **keywords: Any,
-    ) -> Trainer:
-        """`Trainer.fit` with a checkpoint and a recording in this folder; goes on where it was interrupted.
-
-        Parameters
-        ----------
-        trainer : Trainer
-        task : Task
-        key : str
-            Names ``checkpoint/KEY.npz`` and ``recording.zarr/KEY``.
-        record : sequence of str
-            What a `Recorder` is to record; nothing by default.
-        record_options : mapping, optional
-            Its further arguments.
-        checkpoint_every : int
-            Batches.
-        **keywords
-            For `Trainer.fit`.
-        """
-        options = dict(record_options or {})
-        if unknown := options.keys() - set(inspect.signature(Recorder).parameters):
-            known = [
-                name for name in inspect.signature(Recorder).parameters if name not in ("trainer", "path", "quantities")
-            ]
-            raise ValidationError(f"`record_options` has {sorted(unknown)[0]!r}; known: {', '.join(known)}")
-        checkpoint, store = self.path / "checkpoint" / f"{key}.npz", self.path / "recording.zarr" / key
-        begun = checkpoint.exists()
-        if begun:
-            trainer.restore(checkpoint)
-        elif store.exists():  # killed before its first checkpoint
-            shutil.rmtree(store)
-        common = {**keywords, "checkpoint": checkpoint, "checkpoint_every": checkpoint_every}
-        if not record:
-            return trainer.fit(task, **common)
-        resume_at = trainer.batches if begun else None
-        with Recorder(trainer, store, record, resume_at=resume_at, **options) as recorder:
-            return trainer.fit(task, recorder=recorder, **common)
-
-    def discard_if_unused(self) -> None:
-        """Take the folder away if it holds nothing yet but the settings: those were wrong."""
-        if [part.name for part in self.path.iterdir()] == ["config.toml"]:
-            shutil.rmtree(self.path)
-
-    def remember(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """What `compute` gives, as arrays; kept, so that a resumed run does not compute it again."""
-        path = self.path / "checkpoint" / f"{key}.npz"
-        if not path.exists():
-            write_arrays(path, compute(), {"kind": "result"})
-        return read_arrays(path, "result")[0]
-
-    def add_summary(self, figures: Mapping[str, float | int | str | bool]) -> None:
-        """Add flat figures by name."""
-        self.summary |= figures
-
-    def save_figure(self, fig: Any, name: str) -> None:
-        """Write ``figures/NAME.png``."""
-        path = self.path / "figures" / f"{name}.png"
-        save_figure(fig, path)
-        self.figures.append(path)
-
-    def save_recording(self, dataset: xr.Dataset) -> None:
-        """Write ``recording.zarr``."""
-        write_recording(dataset, self.path / "recording.zarr")
-
-    def finish(self) -> None:
-        """Write ``summary.json``: its presence says that the run is complete."""
-        plain = {key: _plain(value) for key, value in sorted(self.summary.items())}
-        atomic_write(self.path / "summary.json", json.dumps(plain, indent=2) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null says that there was nothing to average."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def environment() -> dict[str, Any]:
-    """Versions and threads: what else a run depends on."""
-    versions = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count() or 0}
-    for package in ("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    threads = {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
-    return versions | {"threads": threads}
 
 
 def available_simulations() -> dict[str, str]:
@@ -327,18 +171,52 @@ def run_simulation(
     out : path, optional
         The run directory; ``runs/NAME-DATE`` by default.
     resume : bool
-        Go on with an interrupted run in `out`, to the same bits.
+        Go on with an interrupted run in `out`, to the same bits; on the backend that it began with, if `settings` name
+        none.
+
+    Raises
+    ------
+    ValidationError
+        For wrong settings; for a folder that holds something else, with what.
+    BplError
+        If another process is at work in the folder; if it cannot be written.
     """
     if resume and out is None:
         raise ValidationError("--resume needs --out: the folder of the run to go on with")
-    module = load_simulation(name)
-    config = resolve_config(module.Config, size, settings or {})
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(out or Path("runs") / f"{name.replace('_', '-')}-{stamp}", name, config, resume=resume)
+    module, name = load_simulation(name), name.replace("_", "-")
+    path = Path(out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    settings = dict(settings or {})
+    if resume and "backend" in module.Config.model_fields:
+        settings["backend"] = _backend_of(path, settings.get("backend", "auto"))
+    config = resolve_config(module.Config, size, settings)
+    models = model_fingerprints(config)  # a wrong name is an error before there is a folder
     try:
-        module.run(config, folder)
-    except ValidationError:
-        folder.discard_if_unused()
+        RunFolder.check(path, resume)
+        lock = FolderLock(path)
+        try:
+            with lenient_output():
+                return _run(module, RunFolder(path, name, config, models=models, resume=resume, lock=lock))
+        finally:
+            lock.release()
+    except OSError as error:
+        raise BplError(f"{path}: {error}; what was kept goes on with --resume") from error
+
+
+def _backend_of(path: Path, given: Any) -> Any:
+    """The backend that a run goes on with: what "auto" or the default became when it began."""
+    before = recorded_run(path)
+    known = before["config"].get("backend") if before else None
+    if known and given not in ("auto", known):
+        raise ValidationError(f"{path}: was run with backend = {known!r}, not {given!r}")
+    return known or given
+
+
+def _run(module: ModuleType, folder: RunFolder) -> RunFolder:
+    try:
+        module.run(folder.config, folder)
+    except BplError:
+        with contextlib.suppress(OSError):  # the disk is full for that as well
+            folder.discard_if_unused()
         raise
     folder.finish()
     return folder

@@ -31,7 +31,7 @@ from rich.table import Table
 
 import bpl_neuro as bpl
 from bpl_neuro import plotting
-from bpl_neuro.benchmark import run_jobs
+from bpl_neuro.benchmark import read_record, run_jobs
 from bpl_neuro.experiment import RunFolder, TrainingConfig
 from bpl_neuro.simulations._row_mnist_labels import AveragedAndLate
 from bpl_neuro.storage import atomic_write
@@ -137,39 +137,70 @@ def path_of(folder: RunFolder, label: str, seed: int) -> Any:
     return folder.path / "jobs" / f"{label},seed={seed}.json"
 
 
+def about(config: Config, label: str, seed: int) -> dict[str, Any]:
+    """What a job's record says of the job."""
+    names = ("seed", "units", "bits", "batch_size", "threshold", "dtype")
+    return {
+        "benchmark": "copy_repeat", "settings": {name: getattr(config, name) for name in names}, "label": label,
+        "title": LABELS[label].title, "place": list(LABELS).index(label), "seed": seed,
+    }  # fmt: skip
+
+
 def train(config: Config, folder: RunFolder, label: str, seed: int) -> None:
     """A job: train until the curriculum stands still; its record is kept on the way."""
     key, (task, trainer) = f"{label},seed={seed}", build(config, label, seed)
     if (checkpoint := folder.path / "checkpoint" / f"{key}.npz").exists():
         trainer.restore(checkpoint)
-    before, begun, stopped = trainer.batches, time.process_time(), None
-    settings = {name: getattr(config, name) for name in ("seed", "units", "bits", "batch_size", "threshold", "dtype")}
+    before, begun, ms = trainer.batches, time.process_time(), None
+    stopped = why_stopped(config, trainer)  # killed after its last checkpoint, and before its record said so
     while stopped is None:
         try:
             folder.fit(
                 trainer, task, key, epochs=None, batch_size=config.batch_size, validate=False, progress=False,
                 stop_at=min(config.batches, trainer.batches + config.checkpoint_every), **config.recorded,
             )  # fmt: skip
+            stopped = why_stopped(config, trainer)
         except bpl.DivergenceError as error:
             stopped = f"{error.quantity} stopped being finite"
-        moved = advances(config, trainer.losses)
-        if stopped is None and trainer.batches >= config.batches:
-            stopped = f"{config.batches} batches"
-        if stopped is None and trainer.batches - (moved[-1][0] if moved else 0) >= config.patience:
-            stopped = f"{config.patience} batches without advance"
-        record = {
-            "benchmark": "copy_repeat", "settings": settings, "label": label, "title": LABELS[label].title,
-            "place": list(LABELS).index(label), "seed": seed, "batches": trainer.batches, "stopped": stopped,
-            "ms_per_batch": round(1e3 * (time.process_time() - begun) / max(trainer.batches - before, 1), 2),
-            "advances": moved,
-        }  # fmt: skip
-        atomic_write(path_of(folder, label, seed), json.dumps(record, ensure_ascii=False) + "\n")
+        ms = round(1e3 * (time.process_time() - begun) / max(trainer.batches - before, 1), 2)
+        if stopped is None:
+            write(config, folder, label, seed, trainer, None, ms)
+    write(config, folder, label, seed, trainer, stopped, ms)
 
 
-def read(folder: RunFolder, label: str, seed: int) -> Mapping[str, Any] | None:
+def why_stopped(config: Config, trainer: bpl.Trainer) -> str | None:
+    """What ends a training that went well; None where it goes on."""
+    moved = advances(config, trainer.losses)
+    if trainer.batches >= config.batches:
+        return f"{config.batches} batches"
+    if trainer.batches - (moved[-1][0] if moved else 0) >= config.patience:
+        return f"{config.patience} batches without advance"
+    return None
+
+
+def write(
+    config: Config,
+    folder: RunFolder,
+    label: str,
+    seed: int,
+    trainer: bpl.Trainer,
+    stopped: str | None,
+    ms: float | None,
+) -> None:
+    """Keep a job's record."""
+    found = {"batches": trainer.batches, "stopped": stopped, "ms_per_batch": ms}
+    record = about(config, label, seed) | found | {"advances": advances(config, trainer.losses)}
+    atomic_write(path_of(folder, label, seed), json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read(config: Config, folder: RunFolder, label: str, seed: int) -> Mapping[str, Any] | None:
     """A job's record, or None before there was one."""
-    path = path_of(folder, label, seed)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None  # type: ignore[no-any-return]
+    if not (path := path_of(folder, label, seed)).exists():
+        return None
+    record, whose = read_record(path), about(config, label, seed)
+    if other := [key for key in whose if record.get(key) != whose[key]]:
+        raise bpl.ValidationError(f"{path}: is of another {other[0]}; take it away to have the job done again")
+    return record
 
 
 def run(config: Config, folder: RunFolder) -> None:
@@ -177,10 +208,10 @@ def run(config: Config, folder: RunFolder) -> None:
     if unknown := [label for label in config.labels if label not in LABELS]:
         raise bpl.ValidationError(f"`labels` has {unknown[0]!r}; known: {', '.join(LABELS)}")
     pairs = [(label, seed) for seed in config.seeds for label in config.labels]
-    left = [pair for pair in pairs if not (record := read(folder, *pair)) or record["stopped"] is None]
+    left = [pair for pair in pairs if not (record := read(config, folder, *pair)) or record["stopped"] is None]
     run_jobs(train, {f"{label},seed={seed}": (config, folder, label, seed) for label, seed in left}, config.jobs,
              "copy–repeat")  # fmt: skip
-    records = [record for pair in pairs if (record := read(folder, *pair))]
+    records = [record for pair in pairs if (record := read(config, folder, *pair))]
     table = Table("rule", "seed", "steps of a trial reached", "N", "R", "batches to 12 steps", "batches", "stopped by")
     fig, axes = plotting.figure(figsize=(8, 4.5))
     rows = []

@@ -37,7 +37,7 @@ def mnist_folder(data_folder: None) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulations make their figures and write none: where figures are not the point, rendering takes the time."""
-    monkeypatch.setattr("bpl_neuro.experiment.save_figure", lambda fig, path: None)
+    monkeypatch.setattr("bpl_neuro.run_folder.save_figure", lambda fig, path: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -192,6 +192,26 @@ def write(folder, seed, tests):
     file.write()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {"dtype": "float32"}}, "is of settings"),
+        ({"job": {"stage": "runs", "label": "eprop", "seed": 0, "options": {"eta": 1e-3}}}, "is of job"),
+        ({"record": {}}, "its record must have seed, options"),
+        ({"record": None}, "its record must have seed, options"),
+    ],
+)
+def test_a_job_does_not_go_on_with_another_ones_record(tmp_path, change, message):
+    write(tmp_path, 0, {"10": 0.5})
+    (path,) = (tmp_path / "jobs").iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(bpl.ValidationError, match=message):
+        write(tmp_path, 0, {})
+    path.write_text("[]")
+    with pytest.raises(bpl.ValidationError, match="no record of a job"):
+        write(tmp_path, 0, {})
+
+
 def script():
     path = ROOT / "docs" / "make_results.py"
     if not path.is_file():

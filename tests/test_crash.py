@@ -94,7 +94,7 @@ def test_a_simulation_interrupted_between_jobs_resumes_to_the_same_summary(tmp_p
         original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("bpl_neuro.experiment.write_arrays", dying)
+        patch.setattr("bpl_neuro.run_folder.write_arrays", dying)
         with pytest.raises(KeyboardInterrupt):
             run_simulation("target-reaching", settings=TINY, out=tmp_path / "part")
     assert not (tmp_path / "part" / "summary.json").exists()

@@ -66,9 +66,9 @@ def test_a_job_that_was_interrupted_goes_on_to_the_same_record(tmp_path, monkeyp
         patch.setattr(RunFolder, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             module.train(config, cut, "compatible-1", 0)
-    assert module.read(cut, "compatible-1", 0)["stopped"] is None
+    assert module.read(config, cut, "compatible-1", 0)["stopped"] is None
     module.train(config, cut, "compatible-1", 0)
-    first, second = (module.read(folder, "compatible-1", 0) for folder in (whole, cut))
+    first, second = (module.read(config, folder, "compatible-1", 0) for folder in (whole, cut))
     assert first["stopped"] == "60 batches" and first["advances"]
     assert first | {"ms_per_batch": 0} == second | {"ms_per_batch": 0}
 
@@ -76,7 +76,7 @@ def test_a_job_that_was_interrupted_goes_on_to_the_same_record(tmp_path, monkeyp
 def test_it_stops_where_it_stands_still(tmp_path):
     module, config, folder = small(tmp_path, patience=20, threshold=1e-6)
     module.train(config, folder, "bptt", 0)
-    found = module.read(folder, "bptt", 0)
+    found = module.read(config, folder, "bptt", 0)
     assert found["batches"] == 20 and found["stopped"] == "20 batches without advance" and not found["advances"]
 
 

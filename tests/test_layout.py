@@ -13,8 +13,8 @@ import bpl_neuro
 PACKAGE = Path(bpl_neuro.__file__).parent
 #: a room imports only from rooms above it
 ORDER = [
-    "errors", "identity", "checks", "storage", "model", "backend", "circuit", "tasks", "reference", "rules", "train",
-    "look", "brian", "benchmark", "experiment", "cli",
+    "errors", "identity", "checks", "storage", "locks", "output", "model", "backend", "circuit", "tasks", "reference",
+    "rules", "train", "look", "brian", "benchmark", "run_folder", "experiment", "cli",
 ]  # fmt: skip
 
 

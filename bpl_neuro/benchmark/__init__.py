@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpl_neuro.benchmark.curricula import collect_curricula, curriculum_table, merge_curricula
 from bpl_neuro.benchmark.jobs import run_jobs
-from bpl_neuro.benchmark.results import Job, JobFile, choose, collect, merge, results_text
+from bpl_neuro.benchmark.results import Job, JobFile, choose, collect, merge, read_record, results_text
 from bpl_neuro.benchmark.tables import as_markdown, difference, figures, markdown, summarise, tables
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "markdown",
     "merge",
     "merge_curricula",
+    "read_record",
     "results_text",
     "run_jobs",
     "summarise",

@@ -9,12 +9,11 @@ curriculum moved on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bpl_neuro.benchmark.results import check_same_benchmark
+from bpl_neuro.benchmark.results import check_same_benchmark, read_record
 from bpl_neuro.benchmark.tables import Table
 from bpl_neuro.errors import ValidationError
 
@@ -30,7 +29,7 @@ def collect_curricula(paths: Sequence[Path]) -> Results:
     """The results in the files of jobs, finished or not."""
     results: Results | None = None
     for path in paths:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_record(path)
         one = {key: content.pop(key) for key in ("benchmark", "settings")} | {"runs": [content]}
         results = one if results is None else merge_curricula(results, one)
     assert results is not None

@@ -24,7 +24,7 @@ import numpy as np
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.storage import atomic_write
 
-__all__ = ["Job", "JobFile", "check_same_benchmark", "choose", "collect", "merge", "results_text"]
+__all__ = ["Job", "JobFile", "check_same_benchmark", "choose", "collect", "merge", "read_record", "results_text"]
 
 Record = dict[str, Any]
 Results = dict[str, Any]
@@ -76,6 +76,11 @@ class JobFile:
         As it stands; `write` keeps it.
     done : bool
         Nothing is left to train.
+
+    Raises
+    ------
+    ValidationError
+        If the file is damaged, or of another job.
     """
 
     def __init__(self, folder: Path, job: Job, about: Mapping[str, Any]) -> None:
@@ -86,8 +91,15 @@ class JobFile:
             "diverged": None, "ms_per_batch": None,
         }  # fmt: skip
         if self.path.exists():
-            content = _read(self.path)
-            self.done, self.record = content["done"], content["record"]
+            content, whose = read_record(self.path), {**self.about, "job": asdict(job)}
+            if other := [key for key in whose if content.get(key) != json.loads(json.dumps(whose[key]))]:
+                raise ValidationError(
+                    f"{self.path}: is of {other[0]} = {content.get(other[0])!r}, not {whose[other[0]]!r}; take it away "
+                    "to have the job done again"
+                )
+            if not isinstance(content.get("record"), dict) or content["record"].keys() != self.record.keys():
+                raise ValidationError(f"{self.path}: is damaged: its record must have {', '.join(self.record)}")
+            self.done, self.record = content.get("done") is True, content["record"]
 
     def write(self, *, done: bool = False) -> None:
         """Keep the record."""
@@ -96,11 +108,14 @@ class JobFile:
         atomic_write(self.path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """What a job left in a file; ValidationError if it is damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValidationError(f"{path}: cannot read it: {error}") from None
+    if not isinstance(content, dict):
+        raise ValidationError(f"{path}: is damaged, or no record of a job")
     return content
 
 
@@ -116,7 +131,7 @@ def collect(folder: str | Path) -> Results:
     if not paths:
         raise ValidationError(f"{folder}: no results of jobs in it; give the folder of a benchmark's run")
     results: Results | None = None
-    for content in map(_read, paths):
+    for content in map(read_record, paths):
         entry = {key: content[key] for key in DESCRIBING} | {stage: [] for stage in STAGES}
         entry[content["job"]["stage"]].append(content["record"])
         one = {key: content[key] for key in ("benchmark", "settings")} | {"labels": {content["job"]["label"]: entry}}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -14,6 +16,7 @@ from bpl_neuro.checks import real_array
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import current_synapse_trace, synapse_trace
 from bpl_neuro.look.recording.reading import recorded_synapse
+from bpl_neuro.storage import atomic_write
 
 __all__ = [
     "figure",
@@ -48,10 +51,11 @@ def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
 
 
 def save_figure(fig: Any, path: Any) -> None:
-    """Write a figure to a file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure to a file, making its folder; the file is whole or absent."""
+    path, content = Path(path), io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        fig.savefig(path)
+        fig.savefig(content, format=path.suffix[1:] or None)
+    atomic_write(path, content.getvalue())
 
 
 def readable_log(axis: Any) -> None:

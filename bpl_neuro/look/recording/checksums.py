@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.storage import atomic_write
+from bpl_neuro.storage import atomic_write, is_leftover
 
-__all__ = ["LOG", "WRITTEN", "Log", "Verified", "check_written", "files_of", "is_leftover", "write_checksums"]
+__all__ = ["LOG", "WRITTEN", "Log", "Verified", "check_written", "files_of", "write_checksums"]
 
 LOG, WRITTEN = "checksums.log", "checksums.sha256"
 _METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
@@ -40,15 +40,10 @@ class Verified(NamedTuple):
         return f"{self.files} files, {self.bytes / 2**20:.1f} MiB, {self.seconds:.2f} s"
 
 
-def is_leftover(file: Path) -> bool:
-    """Whether a kill while writing left it: a scratch file of `atomic_write`."""
-    return file.name.startswith(".") and file.name not in _METADATA
-
-
 def files_of(path: Path) -> Iterator[Path]:
     """The files of the store itself, as paths within it: of its arrays, and its own metadata; no stores below it."""
     for part in sorted(path.iterdir()):
-        if part.is_file() and part.name not in (LOG, WRITTEN) and not is_leftover(part):
+        if part.is_file() and part.name not in (LOG, WRITTEN) and not is_leftover(part.name):
             yield Path(part.name)
         elif part.is_dir() and not part.name.startswith(".") and not (part / ".zgroup").exists():
             yield from (file.relative_to(path) for file in sorted(part.rglob("*")) if file.is_file())
@@ -195,7 +190,7 @@ class Log:
         found: dict[str, int] = {}
         for file in files_of(self.path):
             name = file.as_posix()
-            if is_leftover(file):
+            if is_leftover(file.name):
                 continue
             try:
                 content = (self.path / file).read_bytes()

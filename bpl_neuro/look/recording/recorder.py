@@ -74,6 +74,9 @@ class Recorder:
         Go on with the recording at `path`, cut back to the first so many trained batches. All of it is read once and
         compared with its checksums: damage shows now. The learner must be the one that it was made with, but for what
         `Trainer.restore` was allowed to find different.
+    begun_at : int, optional
+        With `resume_at`: how many batches had been trained when the recording began. There need be nothing yet at
+        `path` if none since then was to be recorded.
 
     Attributes
     ----------
@@ -104,6 +107,7 @@ class Recorder:
         chunk_steps: int | None = None,
         buffer_bytes: int = 64 * 2**20,
         resume_at: int | None = None,
+        begun_at: int = 0,
     ) -> None:
         instance("trainer", trainer, Trainer, "a Trainer"), instance("path", path, str | Path, "a path")
         if not isinstance(quantities, Sequence) or any(not isinstance(name, str) for name in quantities):
@@ -139,7 +143,7 @@ class Recorder:
         self.verified: Verified | None = None
         self._store = BatchStore(self.path)
         if resume_at is not None:
-            self._reopen(resume_at)
+            self._reopen(resume_at, begun_at)
         elif self.path.exists():
             raise ValidationError(f"{self.path}: there already is a recording; go on with `resume_at`, or remove it")
 
@@ -326,13 +330,14 @@ class Recorder:
         }
         self._store.create(row, dims, xr.Dataset(coords=coords, attrs=attrs), attributes, {"step": self._chunk_steps})
 
-    def _reopen(self, batches: int) -> None:
+    def _reopen(self, batches: int, begun_at: int) -> None:
         """Check an existing recording and cut it back."""
         if batches != self.trainer.batches:
             raise ValidationError(
                 f"`resume_at` is {batches}, but {self.trainer.batches} batches were trained; restore the trainer first"
             )
-        if batches == 0 and not self.path.exists():
+        if not self.path.exists() and not any(map(self._due, range(begun_at + 1, batches + 1))):
+            self._first = begun_at
             return
         with damage_named(self.path):
             metadata = checked_metadata(self.path)

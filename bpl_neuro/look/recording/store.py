@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import json
 import shutil
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,9 +36,9 @@ from bpl_neuro.look.recording.checksums import (
     Verified,
     check_written,
     files_of,
-    is_leftover,
     write_checksums,
 )
+from bpl_neuro.storage import clean_leftovers, make_folder, scratch_path, sync_folder, sync_tree
 
 __all__ = ["BatchStore", "clear_recording", "verify_recording", "write_recording"]
 
@@ -58,24 +57,36 @@ def write_recording(dataset: xr.Dataset, path: str | Path) -> None:
     ------
     ValidationError
         If there already are arrays, or something that is no recording, at `path`.
+    BplError
+        If it cannot be written.
     """
     path = Path(path)
     if (path / ".zmetadata").exists() or (path.exists() and not path.is_dir()):
         raise ValidationError(f"{path}: there already is a recording; remove it or choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    scratch = scratch_path(path)
     try:
-        dataset.to_zarr(scratch / path.name, mode="w", zarr_format=2, consolidated=True)
-        write_checksums(scratch / path.name)
-        if not path.exists():
-            (scratch / path.name).rename(path)
-            return
-        for part in sorted((scratch / path.name).iterdir(), key=lambda part: part.name == ".zmetadata"):
-            if part.is_dir() and (path / part.name).exists():  # left over by a kill in the middle of this
-                shutil.rmtree(path / part.name)
-            part.replace(path / part.name)
+        make_folder(path.parent)
+        dataset.to_zarr(scratch, mode="w", zarr_format=2, consolidated=True)
+        write_checksums(scratch)
+        sync_tree(scratch)
+        if path.exists():
+            _move_into(scratch, path)
+        else:
+            scratch.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise BplError(f"{path}: cannot write the recording: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move_into(scratch: Path, path: Path) -> None:
+    """What readers go by comes last."""
+    for part in sorted(scratch.iterdir(), key=lambda part: part.name == ".zmetadata"):
+        if part.is_dir() and (path / part.name).exists():  # left over by a kill in the middle of this
+            shutil.rmtree(path / part.name)
+        part.replace(path / part.name)
+    sync_folder(path)
 
 
 def clear_recording(path: str | Path) -> None:
@@ -128,8 +139,7 @@ class BatchStore:
         chunks : mapping of str to int
             Sizes of chunks along dimensions; the others are not cut. No chunk is larger than `row`.
         """
-        scratch = self.path.with_name(f".{self.path.name}.part")
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch = scratch_path(self.path)
         growth = [(0, {dim: labels.sizes[dim] for dim in _WITHIN if dim in labels.sizes})]
         with self._failure_named():
             try:
@@ -154,7 +164,9 @@ class BatchStore:
                 zarr.consolidate_metadata(group.store, zarr_format=2)
                 self._log = Log(scratch)
                 self._log.begin({f.as_posix(): zlib.crc32((scratch / f).read_bytes()) for f in files_of(scratch)})
+                sync_tree(scratch)
                 scratch.rename(self.path)
+                sync_folder(self.path.parent)
                 self._log.path = self.path
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -226,9 +238,7 @@ class BatchStore:
             if self._arrays["batch"][:rows].tolist() != list(batches):
                 raise ValidationError(f"{self.path}: the recording is damaged: its batches should be {list(batches)}")
         with self._failure_named():
-            for leftover in self.path.rglob(".*"):
-                if leftover.is_file() and is_leftover(leftover):
-                    leftover.unlink()
+            clean_leftovers(self.path)
             self._log.begin(sums)
             self._commit(rows, [entry for entry in self._growth if entry[0] < max(rows, 1)])
             for name, array in self._arrays.items():
