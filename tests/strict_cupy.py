@@ -93,6 +93,10 @@ class Array:
     nbytes = property(lambda self: self.held.nbytes)
     T = property(lambda self: Array(self.held.T))
 
+    def get(self):
+        """The way out, as a method."""
+        return self.held.copy()
+
     def __len__(self):
         return len(self.held)
 
