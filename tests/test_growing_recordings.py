@@ -195,7 +195,7 @@ def dies(patch, moment):
 
     def write(path, content):
         if next(count) >= moment:
-            (path.parent / f".{path.name}.half").write_bytes(b"torn")
+            (path.parent / f".{path.name}.half.part").write_bytes(b"torn")
             raise Died
         original(path, content)
 
@@ -228,5 +228,5 @@ def test_dying_at_any_write_leaves_whole_batches_that_can_be_gone_on_with(tmp_pa
             xr.testing.assert_equal(read(path), first(expected, rows))
         recorded(path, sizes, folder, resume_at=rows, **few)
         xr.testing.assert_identical(read(path), expected)
-        assert not list(path.rglob("*.half"))
+        assert not list(path.rglob("*.part"))
     assert rows_seen == {0, 2, 4, 5}

@@ -473,7 +473,7 @@ def test_dying_at_any_write_leaves_whole_batches_that_can_be_gone_on_with(tmp_pa
 
         def act(count, written, content, moment=moment):
             if count >= moment:
-                (written.parent / f".{written.name}.half").write_bytes(b"torn")
+                (written.parent / f".{written.name}.half.part").write_bytes(b"torn")
                 raise Died
 
         with monkeypatch.context() as patch:
@@ -486,7 +486,7 @@ def test_dying_at_any_write_leaves_whole_batches_that_can_be_gone_on_with(tmp_pa
         recorded(path, 5, folder, first=rows - rows % 2)
         sizes.add(rows)
         xr.testing.assert_identical(read(path), expected)
-        assert not list(path.rglob("*.half"))
+        assert not list(path.rglob("*.part"))
     assert {0, 2, 4} < sizes
 
 
