@@ -17,8 +17,9 @@ from bpl_neuro.circuit.wiring import CompiledPopulation, Synapses, Wiring
 from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.model.codegen import array_function
 from bpl_neuro.model.equations import NeuronEquations
+from bpl_neuro.model.names import INPUT
 from bpl_neuro.model.quantities import brian2_parts
-from bpl_neuro.model.spec import INPUT, Model, Population, checked_quantity
+from bpl_neuro.model.spec import Model, Population, checked_quantity
 
 __all__ = [
     "constraints",
