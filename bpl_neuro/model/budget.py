@@ -33,10 +33,16 @@ MAX_TOTAL_POWER = 256
 
 
 class Budget:
-    """What is spent on one model: operations, and as a last resort processor time."""
+    """What is spent on one model: operations, and as a last resort processor time.
 
-    def __init__(self) -> None:
-        self.work, self.started = 0, time.thread_time()
+    Parameters
+    ----------
+    seconds : float
+        Processor time that is spent already.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.work, self._started = 0, time.thread_time() - seconds
         self._sizes: dict[sp.Basic, tuple[int, int]] = {}
 
     def spend(self, operations: int, where: str, what: str) -> None:
@@ -55,9 +61,14 @@ class Budget:
             )
         self.check_time(where)
 
+    @property
+    def seconds(self) -> float:
+        """Processor time spent so far."""
+        return time.thread_time() - self._started
+
     def check_time(self, where: str) -> None:
         """ModelError once reading has taken longer than `MAX_SECONDS`."""
-        if time.thread_time() - self.started > MAX_SECONDS:
+        if self.seconds > MAX_SECONDS:
             raise ModelError(
                 f"{where}: the model takes longer than {MAX_SECONDS:g} s to read; write fewer or shorter equations"
             )

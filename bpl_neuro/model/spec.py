@@ -19,6 +19,7 @@ from bpl_neuro.model.equations import NeuronEquations, read_equations
 from bpl_neuro.model.files import MAX_FILE, parse_toml, read_text
 from bpl_neuro.model.names import BIAS, INPUT, TRACE, TRACE_GIVEN, symbol
 from bpl_neuro.model.quantities import brian2_parts, check_text, quantity
+from bpl_neuro.model.questions import bounded_questions
 from bpl_neuro.model.schema import ModelSpec, PopulationSpec, ProjectionSpec, SynapsesSpec, explain
 
 __all__ = ["Model", "Population", "available_models"]
@@ -89,12 +90,19 @@ class Model:
         The unit of the synthesiser's expansion layer, if the model has one.
     dt : float
         Step in seconds; 1 for a discrete-time model without ``[time]``.
+    seconds : float
+        Processor time that reading it took.
     """
 
     def __init__(self, spec: ModelSpec, where: str = "model") -> None:
         self.spec, self.where, self.title = spec, where, spec.title
         brian2_parts()  # its import is not what reading this model takes
         self._budget = Budget()
+        with bounded_questions(self._budget, where):
+            self._read_all(spec, where)
+        self.seconds = self._budget.seconds
+
+    def _read_all(self, spec: ModelSpec, where: str) -> None:
         self._budget.spend(
             WORK_OF_POPULATION * len(spec.populations) + WORK_OF_PROJECTION * len(spec.projections), where,
             f"{len(spec.populations)} populations and {len(spec.projections)} projections",
