@@ -29,7 +29,10 @@ def nested(call, n=58, inner="u"):
 
 def dense(term, n, method="euler", tail=""):
     """n states, each of all: {i} and {j}."""
-    rows = [f"dx{i}/dt = (-x{i} + u + " + " + ".join(term.format(i=i, j=j) for j in range(n)) + ")/tau : 1" for i in range(n)]
+    rows = [
+        f"dx{i}/dt = (-x{i} + u + " + " + ".join(term.format(i=i, j=j) for j in range(n)) + ")/tau : 1"
+        for i in range(n)
+    ]
     return toml("\n".join(rows) + TAIL + tail, rate="x0", extra=f'method = "{method}"')
 
 

@@ -104,7 +104,7 @@ def _judged(circuit):
             x = rng.normal(size=(1, 2))
             steps = [reference.finite_difference_jacobian(circuit, s, x, step=h) for h in (1e-5, 3e-6, 1e-6)]
             J = circuit.step(circuit.state(s), x).jacobian()
-            scale = max(1, *(np.abs(d).max() for d in steps))
+            scale = float(np.max([1, *(np.abs(d).max() for d in steps)]))
             # near a kink, a pole or outside a domain differences of three widths do not agree
             if not np.isfinite(scale) or any(np.abs(d - steps[0]).max() > 1e-6 * scale for d in steps):
                 continue

@@ -43,6 +43,8 @@ class Budget:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.work, self._started = 0, time.thread_time() - seconds
+        #: what SymPy was told of the model's parts; see `questions`
+        self.answers: dict[tuple[str, sp.Basic], bool | None] = {}
         self._sizes: dict[sp.Basic, tuple[int, int]] = {}
 
     def spend(self, operations: int, where: str, what: str) -> None:
@@ -162,8 +164,10 @@ def _short(value: sp.Expr, where: str) -> sp.Expr:
         return value
     if value in (sp.oo, -sp.oo):
         return value
+    if value.is_zero:
+        return sp.Integer(0)
     size = abs(sp.Float(value))
-    if value.is_finite is False or not (value == 0 or 1 / LARGEST < size < LARGEST):
+    if value.is_finite is False or not 1 / LARGEST < size < LARGEST:
         raise ModelError(f"{where}: a constant in it comes to about 10**{_exponent(size)}; that is beyond 10**±300")
     return sp.Float(value) if value.is_Rational else value
 

@@ -159,7 +159,7 @@ def read_equations(
     """
     b2 = brian2_parts()
     budget = budget or Budget()
-    equations = _parse(check_text(text, where), where)
+    equations, codes = _parse(check_text(text, where), where)
     kinds: dict[str, list[str]] = {"differential equation": [], "subexpression": [], "parameter": []}
     for name, equation in equations.items():
         kinds[equation.type].append(name)
@@ -178,7 +178,6 @@ def read_equations(
         raise ModelError(f"{where}: inputs must differ, got {list(inputs)}")
     known = {n: b2.Variable(n, dimensions=eq.dim) for n, eq in equations.items()}
     reader = ExpressionReader({n: eq.dim for n, eq in equations.items()}, known, where, budget)
-    codes = {name: str(equations[name].expr.code) for name in differential + kinds["subexpression"]}
     order = _order({name: codes[name] for name in kinds["subexpression"]}, where)
     for name in order:
         reader.values[name] = reader.read(codes[name], equations[name].dim, name)
@@ -228,34 +227,48 @@ def read_equations(
     )
 
 
-def _parse(text: str, where: str) -> Any:
-    """Brian2's own parser, its errors turned into ours."""
+def _parse(text: str, where: str) -> tuple[Any, dict[str, str]]:
+    """Brian2's own parser, its errors turned into ours; and the right-hand sides, by name."""
     if not text.strip():
         raise ModelError(f"{where}: the equations are empty")
-    _check_expressions(text, where)
+    outline, right_hand_sides = _outline(text, where)
     try:
         with warnings.catch_warnings():  # Brian2's parser warns of its own library's old names
-            warnings.simplefilter("ignore", DeprecationWarning)
-            equations = brian2_parts().Equations(textwrap.dedent(text))
+            warnings.simplefilter("ignore")
+            equations = brian2_parts().Equations(textwrap.dedent(outline))
     except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
         raise ModelError(f"{where}: Brian2 cannot read the equations: {reason(error)}") from None
+    written = [name for name in equations if equations[name].type != "parameter"]
+    if len(written) != len(right_hand_sides):
+        raise ModelError(f"{where}: cannot read the equations: a line is not like 'x = … : unit'")
+    codes = dict(zip(written, right_hand_sides, strict=True))
     for name in equations:
         if is_reserved(name):
             raise ModelError(f"{where}: {name!r} is reserved; choose another name")
         if name in written_functions():
             raise ModelError(f"{where}: {name!r} is the name of a function; choose another name")
-    return equations
+    return equations, codes
 
 
-def _check_expressions(text: str, where: str) -> None:
-    """Our own limits on every right-hand side before Brian2 sees it: Brian2 evaluates expressions with SymPy."""
+def _outline(text: str, where: str) -> tuple[str, list[str]]:
+    """The text with a sum of the names in it for every right-hand side, and these, which are checked.
+
+    Brian2 hands every right-hand side to SymPy as it reads, which never comes back from some; so it is given an outline.
+    """
     bare = re.sub(r"#[^\n]*", "", text)
     if bare.count(":") > MAX_EQUATIONS:
         raise ModelError(f"{where}: the text has {bare.count(':')} equations; at most {MAX_EQUATIONS} are read")
+    outline, right_hand_sides = [], []
     for chunk in bare.split(":"):
         left, equals, right = chunk.partition("=")
         if equals:
-            parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
+            tree = parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
+            called = {part.func for part in ast.walk(tree) if isinstance(part, ast.Call)}
+            names = {part.id for part in ast.walk(tree) if isinstance(part, ast.Name) and part not in called}
+            right_hand_sides.append(" ".join(right.split()))
+            chunk = f"{left}= {' + '.join(sorted(names)) or '1'} "
+        outline.append(chunk)
+    return ":".join(outline), right_hand_sides
 
 
 def _check_flags(equations: Any, where: str) -> None:

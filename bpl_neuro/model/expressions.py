@@ -101,7 +101,7 @@ class ExpressionReader:
             return left - right
         if isinstance(node.op, ast.Mult):
             return left * right
-        if right == 0:
+        if right.is_number and right.is_zero:
             raise ModelError(f"{where}: {ast.unparse(node)[:80]!r} divides by zero")
         return left / right
 

@@ -23,6 +23,17 @@ __all__ = ["bounded_questions"]
 
 #: how far a question may lead: parts inside one another, and questions in all
 FAR, MANY = 6, 300
+#: what is answered of parts, by which of SymPy's own answers: their symbols are finite, and so are they where they are
+#: anything. Everything else is unknown
+ANSWERS = {
+    "commutative": "commutative",
+    **{
+        f"{prefix}{fact}": f"extended_{fact}"
+        for fact in ("real", "positive", "negative")
+        for prefix in ("", "extended_")
+    },
+    **{fact: "extended_nonnegative" for fact in ("nonnegative", "extended_nonnegative")},
+}
 
 
 class _Reader(threading.local):
@@ -55,22 +66,33 @@ def _install() -> None:
     ask, shuffle = assumptions._ask, assumptions.shuffle
 
     def bounded_ask(fact: str, obj: Any) -> bool | None:
-        if _reader.budget is None:
+        budget = _reader.budget
+        if budget is None or not obj.args or obj.is_number:
             return ask(fact, obj)
+        budget.check_time(_reader.where)
         if _reader.depth == 0:
             _reader.count = 0
-            _reader.budget.check_time(_reader.where)
         _reader.count += 1
-        if obj.args and (_reader.depth >= FAR or _reader.count > MANY):
-            return None
+        known = budget.answers.get((fact, obj))
+        if known is not None or fact not in ANSWERS or _reader.depth >= FAR or _reader.count > MANY:
+            return known
         _reader.depth += 1
         try:
-            return ask(fact, obj)
+            answer = budget.answers[fact, obj] = _answer(ANSWERS[fact], obj)
         finally:
             _reader.depth -= 1
+        return answer
 
     def settled_shuffle(facts: list[str]) -> None:
         """In an order that is the same in every run, so that the same questions are given up."""
         shuffle(facts) if _reader.budget is None else facts.sort()
 
     assumptions._ask, assumptions.shuffle = bounded_ask, settled_shuffle
+
+
+def _answer(fact: str, part: Any) -> bool | None:
+    handler = part._prop_handler.get(fact)
+    answer = handler(part) if handler else None
+    if answer is None and fact == "extended_nonnegative" and part.is_extended_real:
+        return True if part.is_extended_positive or part.is_extended_negative is False else None
+    return answer
