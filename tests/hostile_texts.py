@@ -1,4 +1,4 @@
-"""Model texts made to hang, exhaust or fool the reader. Each is a TOML text; what must come back is a model or a ModelError."""
+"""TOML texts made to hang, exhaust or fool the reader: a model or a ModelError must come back."""
 
 TAIL = "\nu : 1\ntau : second\nk : 1"
 
@@ -23,7 +23,7 @@ def chain(step, n=60, first="u + r", **keywords):
 def nested(call, n=58, inner="u"):
     """A call of {a} inside itself, n deep."""
     for _ in range(n):
-        inner = call.format(a=inner)
+        inner = call.replace("{a}", inner)
     return slope(inner)
 
 
@@ -37,14 +37,29 @@ def dense(term, n, method="euler", tail=""):
 
 
 def many_populations(n, delay="1*ms"):
+    """A ring of n populations."""
     texts = [
-        f"[populations.p{k}]\nequations = 'dr/dt = (-r + tanh({k}*u))/(5*ms) : 1\\nu : 1'\nrate = 'r'\ninputs = ['u']\n".replace(
-            "'dr", '"dr'
-        ).replace("1'\nrate", '1"\nrate')
+        f'[populations.p{k}]\nequations = "dr/dt = (-r + tanh({k}*u))/(5*ms) : 1\\nu : 1"\nrate = "r"\ninputs = ["u"]\n'
         for k in range(n)
     ]
     links = [f'[[projections]]\nfrom = "p{k}"\nto = "p{(k + 1) % n}"\ndelay = "{delay}"\n' for k in range(n)]
     return "".join(texts + links) + '[time]\ndt = "1*ms"\n'
+
+
+def discrete(equations, update, rate="x0"):
+    """A model of assignments."""
+    table = f"equations = '''\n{equations}\nu : 1\n'''\nupdate = '''\n{update}\n'''\n"
+    return f'[populations.c]\n{table}rate = "{rate}"\ninputs = ["u"]\n'
+
+
+def lines(text, numbers):
+    """A line for each number {k}, with its neighbours {before} and {after}."""
+    return "\n".join(text.format(k=k, before=k - 1, after=k + 1) for k in numbers)
+
+
+def sums(join, call, n):
+    """A sum, or product, of n of n calls of {k} each."""
+    return join.join("(" + join.join(call.format(k=20 * k + j) for j in range(n)) + ")" for k in range(n))
 
 
 PRODUCT = "*".join(f"(u + {k}*r)" for k in range(1, 50))
@@ -74,7 +89,8 @@ HOSTILE = {
     "nested sqrt": nested("sqrt({a})"),
     "nested sqrt of sums": nested("sqrt(1 + {a})"),
     "nested clip of abs": nested("clip(abs({a}), 0, 9)", n=29),
-    "nested clip three times": "",
+    "nested clip three times": nested("clip({a}, 0, {a})", n=8),
+    "nested maximum twice": nested("maximum({a}, 2*{a})", n=9),
     "nested abs": nested("abs({a})"),
     "nested maximum": nested("maximum({a}, 0)"),
     "nested relu": nested("relu({a})"),
@@ -95,8 +111,9 @@ HOSTILE = {
     "a product of sums in a sigmoid": slope(f"exp(-{PRODUCT})/(1 + exp(-{PRODUCT}))**2"),
     "a power of a product of sums": slope(f"({PRODUCT})**0.5"),
     "a long sum": slope("+".join(f"sin({k}*u)" for k in range(110))),
-    "a wide balanced sum": slope("+".join("(" + "+".join(f"tanh({k * 20 + j}*u)" for j in range(18)) + ")" for k in range(18))),
-    "a wide product of calls": slope("*".join("(" + "*".join(f"cos({k * 20 + j}*u+r)" for j in range(18)) + ")" for k in range(15))),
+    "a wide balanced sum": slope(sums("+", "tanh({k}*u)", 18)),
+    "a wide sum": slope(sums("+", "tanh({k}*u)", 14)),
+    "a wide product of calls": slope(sums("*", "cos({k}*u + r)", 13)),
     "long integers": slope("*".join(["999999"] * 110) + "*u"),
     "long fractions": slope("/".join(["u", *["999983"] * 110])),
     "sums of fractions": slope("+".join(f"u/{999983 - k}" for k in range(110))),
@@ -140,8 +157,10 @@ HOSTILE = {
     "a deep array": slope("u", extra="initial = { r = " + "[" * 30_000 + "]" * 30_000 + " }"),
     "a deep inline table": slope("u", extra="initial = " + "{a=" * 15_000 + "1" + "}" * 15_000),
     "an array less deep": slope("u", extra="initial = { r = " + "[" * 150 + "]" * 150 + " }"),
-    "a parameter as a list": slope("u", parameters='{ tau = [1, 2, 3], k = 1 }'),
-    "a thousand parameters": slope("u", parameters='{ tau = "5*ms", ' + ",".join(f"q{k} = 1" for k in range(5000)) + " }"),
+    "a parameter as a list": slope("u", parameters="{ tau = [1, 2, 3], k = 1 }"),
+    "a thousand parameters": slope(
+        "u", parameters='{ tau = "5*ms", ' + ",".join(f"q{k} = 1" for k in range(5000)) + " }"
+    ),
     "a TOML integer of 5000 digits": slope("u", parameters='{ tau = "5*ms", k = ' + "9" * 5000 + " }"),
     "a TOML integer of 400 digits": slope("u", parameters='{ tau = "5*ms", k = ' + "9" * 400 + " }"),
     "a hexadecimal of 60 000 digits": slope("u", parameters='{ tau = "5*ms", k = 0x' + "f" * 60_000 + " }"),
@@ -161,20 +180,22 @@ HOSTILE = {
     "unicode names": toml(f"dr/dt = (-r + ｕ)/tau : 1{TAIL}"),
     "unicode digits": toml(f"dr/dt = (-r + ２*u)/tau : 1{TAIL}"),
     "unicode of the same shape": toml(f"dr/dt = (-r + u)/tau : 1\nr\u0430 : 1{TAIL}"),
-    "unicode in an update": '[populations.c]\nequations = "h : 1\\nu : 1"\nupdate = "ｈ = ｕ + h"\nrate = "h"\ninputs = ["u"]\n',
+    "unicode in an update": discrete("h : 1", "ｈ = ｕ + h", "h"),
     "right to left": slope("u\u202e"),
     "a form feed": slope("u\\f"),
     "a NUL": slope("u").replace("tanh", "\\u0000"),
     "a title of everything": slope("u", head="title = '" + "\U0001f600" * 15_000 + "'\n"),
     "code in a name": slope("u", rate="__import__('os')"),
     "code in a population": slope("u").replace("populations.cortex", "populations.\"__import__('os')\""),
-    "an update that doubles": '[populations.c]\nequations = """\n' + "\n".join(f"x{k} : 1" for k in range(60)) + "\nu : 1\n\"\"\"\nupdate = '''\nx0 = x0*u + x1\n" + "\n".join(f"x{k} = x{k - 1}*tanh(x{k - 1}) + u" for k in range(1, 60)) + "\n'''\nrate = 'x0'\ninputs = ['u']\n",
-    "an update with subexpressions": '[populations.c]\nequations = """\n' + "\n".join(f"x{k} : 1\ns{k} = x{k}*x{(k + 1) % 40} : 1" for k in range(40)) + "\nu : 1\n\"\"\"\nupdate = '''\n" + "\n".join(f"x{k} = tanh(s{k} + u)" for k in range(40)) + "\n'''\nrate = 'x0'\ninputs = ['u']\n",
-    "an update of numbers": '[populations.c]\nequations = "x : 1\\ny : 1\\nz : 1\\nu : 1"\nupdate = "x = 300.5\\ny = exp(x)\\nz = exp(y)*u"\nrate = "z"\ninputs = ["u"]\n',
-    "a synthesiser that doubles": slope("u") + "[synthesiser]\nequations = '''\ng = a40 : 1\nv : 1\na0 = v : 1\n" + "\n".join(f"a{k + 1} = a{k}*tanh(a{k}) : 1" for k in range(40)) + "\n'''\n",
+    "an update that doubles": discrete(
+        lines("x{k} : 1", range(60)),
+        "x0 = x0*u + x1\n" + lines("x{k} = x{before}*tanh(x{before}) + u", range(1, 60)),
+    ),
+    "an update with subexpressions": discrete(
+        lines("x{k} : 1\ns{k} = x{k}*x{after} : 1", range(40)) + "\nx40 : 1", lines("x{k} = tanh(s{k} + u)", range(40))
+    ),
+    "an update of numbers": discrete("x : 1\ny : 1\nz : 1", "x = 300.5\ny = exp(x)\nz = exp(y)*u", "z"),
+    "a synthesiser that doubles": slope("u") + "[synthesiser]\nequations = '''\ng = a40 : 1\nv : 1\na0 = v : 1\n"
+    + lines("a{after} = a{k}*tanh(a{k}) : 1", range(40)) + "\n'''\n",
     "an expansion without end": slope("u") + "[synthesiser.expansion]\nsize = 1000000000000\nfan_in = 3\n",
 }  # fmt: skip
-inner = "u"
-for _ in range(12):
-    inner = f"clip({inner}, 0, {inner})"
-HOSTILE["nested clip three times"] = slope(inner)

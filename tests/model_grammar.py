@@ -7,6 +7,7 @@ from bpl_neuro.model.functions import FUNCTIONS, written_functions
 CALLS = [name for name in written_functions() if name not in ("where", "clip", "maximum", "minimum")]
 NUMBERS = ["0", "1", "2", "0.5", "3.7", "1e-3", "999983", "1e9", "1/3", "pi", "dt/ms", "e"]
 ODD_NUMBERS = ["1e300", "1e-300", "inf", "0/1", "10**15", "3*mV", "nan", "1j"]
+FORMS = ["1/(1 + exp(-{}))", "log(1 + exp({}))", "-{}", "sqrt(1 + ({})**2)"]
 POWERS = ["2", "3", "0.5", "-1", "-2", "1.5", "k", "0.1234567", "16"]
 NAMES = ["r", "S", "beta", "E", "rate", "t0", "a0_0", "int", "f_tanh", "x"]
 
@@ -34,7 +35,7 @@ def expressions(draw, names, depth=3, odd=False):
         ]
         return f"{name}({', '.join([part(), *bounds])})"
     if kind == 7:
-        return f"{draw(st.sampled_from(['1/(1 + exp(-{}))', 'log(1 + exp({}))', '-{}', 'sqrt(1 + ({})**2)'])).format(part())}"
+        return draw(st.sampled_from(FORMS)).format(part())
     return f"{draw(st.sampled_from(CALLS))}({part()})"
 
 
@@ -68,11 +69,9 @@ def populations(draw, name):
     lines += [f"{name} : 1" for name in (*inputs, "k")] + ["tau : second"]
     text = "\n".join(lines)
     quoted = ", ".join(f'"{name}"' for name in inputs)
-    return (
-        f"[populations.{name}]\nequations = '''\n{text}\n'''\nrate = \"{draw(st.sampled_from(states))}\"\n"
-        f'inputs = [{quoted}]\nparameters = {{ tau = "{draw(st.sampled_from(["5*ms", "5*ms", "0.02", "3"]))}", k = 1.3 }}\n'
-        f"{extra}\n"
-    ).replace('tau = "0.02"', 'tau = "20*ms"')
+    tau = draw(st.sampled_from(["5*ms", "5*ms", "5*ms", "20*ms", "3"]))
+    table = f"equations = '''\n{text}\n'''\nrate = \"{draw(st.sampled_from(states))}\"\ninputs = [{quoted}]\n"
+    return f'[populations.{name}]\n{table}parameters = {{ tau = "{tau}", k = 1.3 }}\n{extra}\n'
 
 
 @st.composite

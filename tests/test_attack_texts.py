@@ -4,6 +4,7 @@ Reading is a model, its derivatives and a circuit of two neurons a population. W
 circuit whose Jacobian is that of finite differences.
 """
 
+import contextlib
 import os
 import socket
 import time
@@ -64,10 +65,8 @@ def generated(readers, seconds, number):
             raise TimeUp
         outcomes[text] = attack(readers, text, text)
 
-    try:
+    with contextlib.suppress(TimeUp):
         one()
-    except TimeUp:
-        pass
     return outcomes
 
 

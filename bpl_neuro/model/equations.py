@@ -253,7 +253,7 @@ def _parse(text: str, where: str) -> tuple[Any, dict[str, str]]:
 def _outline(text: str, where: str) -> tuple[str, list[str]]:
     """The text with a sum of the names in it for every right-hand side, and these, which are checked.
 
-    Brian2 hands every right-hand side to SymPy as it reads, which never comes back from some; so it is given an outline.
+    Brian2 hands every right-hand side to SymPy as it reads, which never comes back from some.
     """
     bare = re.sub(r"#[^\n]*", "", text)
     if bare.count(":") > MAX_EQUATIONS:

@@ -27,7 +27,7 @@ __all__ = ["Model", "Population", "available_models"]
 FOLDER = Path(__file__).parents[1] / "models"
 MAX_DELAY = 200
 #: what a population, a projection and a step of a delay cost beside their equations, in a model's operations
-WORK_OF_POPULATION, WORK_OF_PROJECTION, WORK_OF_DELAY = 2_000, 20, 30
+WORK_OF_POPULATION, WORK_OF_PROJECTION, WORK_OF_DELAY = 2_000, 20, 50
 
 
 @dataclass(frozen=True)
