@@ -10,9 +10,9 @@ from __future__ import annotations
 import sympy as sp
 
 __all__ = [
-    "BIAS", "DT", "INPUT", "TRACE", "TRACE_GIVEN", "argument", "array_pointer", "calls_together", "delay_state",
+    "BIAS", "DT", "INPUT", "TRACE", "TRACE_GIVEN", "argument", "calls_together", "delay_state",
     "device_function", "exact_entry", "generated", "group", "host_function", "is_noise", "is_reserved",
-    "result", "result_pointer", "symbol", "temporary",
+    "symbol", "temporary",
 ]  # fmt: skip
 
 #: what a projection may come from beside populations, and what every population receives: no population's name
@@ -66,21 +66,6 @@ def argument(k: int, entry: int | None = None) -> str:
     return f"a{k}" if entry is None else f"a{k}_{entry}"
 
 
-def array_pointer(k: int) -> str:
-    """Where a kernel's k-th argument lies."""
-    return f"A{k}"
-
-
-def result(k: int) -> str:
-    """A kernel's k-th result at one place."""
-    return f"r{k}"
-
-
-def result_pointer(k: int) -> str:
-    """Where a kernel's k-th result is written."""
-    return f"R{k}"
-
-
 def host_function(name: str) -> str:
     """A function of the table, in Python."""
     return f"f_{name}"
@@ -100,6 +85,5 @@ def generated() -> list[str]:
     """One or two of every kind of name above, and the fixed ones: what a test tries as names of a user's own."""
     made = [delay_state(1), exact_entry("E", 0, 0), exact_entry("I", 0, 1)]
     made += [temporary(k) for k in (0, 1)] + [group(0), group(1), argument(0, 0), argument(1, 0), argument(0)]
-    made += [array_pointer(0), result(0), result_pointer(0)]
     made += [host_function("tanh"), calls_together("sigmoid"), device_function("tanh")]
     return [*made, INPUT, BIAS, TRACE, *TRACE_GIVEN, DT.name, "xi", "xi_a", "inf"]
