@@ -20,6 +20,7 @@ from bpl_neuro.experiment import (
     parse_settings,
     run_simulation,
 )
+from bpl_neuro.model.isolated import run_isolated
 from bpl_neuro.model.spec import Model, available_models
 from bpl_neuro.output import lenient_output, open_standard_files
 from bpl_neuro.reference import derivative_error
@@ -97,8 +98,15 @@ def doctor() -> None:
 
 
 @app.command()
-def check(model: Annotated[str, typer.Argument(help="A shipped model's name, or a model file (.toml).")]) -> None:
+def check(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or a model file (.toml).")],
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="In a process of its own, with bounds on its time and memory.")
+    ] = False,
+) -> None:
     """Read a model, show what was derived from it, and hold its derivatives to finite differences."""
+    if isolated:
+        raise typer.Exit(run_isolated([sys.executable, "-m", "bpl_neuro.cli", "check", "--", model], model))
     for population in Model.load(model).populations.values():
         neuron = population.neuron
         A, C, D = neuron.derivatives()

@@ -1,11 +1,19 @@
 """Names of a user's text that the package itself might use: each is just a name."""
 
+import builtins
+import keyword
+
 import numpy as np
 import pytest
+import scipy.special
+import sympy as sp
+from tally import tally
 from truth import off
 
 import bpl_neuro as bpl
 from bpl_neuro import reference
+from bpl_neuro.model import names
+from bpl_neuro.model.functions import FUNCTIONS
 
 #: a text with places for three names: a state, a parameter and an input
 TEXT = """
@@ -67,3 +75,136 @@ def test_a_parameter_called_rate_keeps_its_unit(declared):
 def test_names_that_mean_something_are_refused(name):
     with pytest.raises(bpl.ModelError, match=f"{name}'?"):
         circuit(parameter=name)
+
+
+#: a text with every kind of name in it: a state, a subexpression, an input, a parameter and a population
+EVERYWHERE = """
+[populations.{population}]
+equations = '''
+dr/dt = (-r + tanh({drive}) + {parameter} * {sub} + exp(-{state}**2)) / tau : 1
+d{state}/dt = (r - sin({state}) + log(1 + exp({drive}))) / tau : 1
+{sub} = where({state} > {parameter}, sqrt(1 + r**2), {state} / 3) : 1
+{drive} : 1
+{parameter} : 1
+tau : second
+'''
+rate = "{sub}"
+inputs = ["{drive}"]
+parameters = {{ tau = "4*ms", {parameter} = -0.4 }}
+initial = {{ {state} = 0.7 }}
+[time]
+dt = "1*ms"
+[[projections]]
+from = "{population}"
+to = "{population}.{drive}"
+delay = "3*ms"
+"""
+PLACES = {"state": "q", "sub": "w", "drive": "u", "parameter": "z", "population": "cortex"}
+CUDA_WORDS = [
+    "int",
+    "double",
+    "float",
+    "char",
+    "void",
+    "const",
+    "static",
+    "inline",
+    "auto",
+    "extern",
+    "struct",
+    "union",
+    "register",
+    "volatile",
+    "restrict",
+    "long",
+    "short",
+    "unsigned",
+    "switch",
+    "case",
+    "goto",
+    "template",
+    "typename",
+    "class",
+    "namespace",
+    "operator",
+    "new",
+    "delete",
+    "this",
+    "bool",
+    "true",
+    "false",
+    "nullptr",
+    "threadIdx",
+    "blockIdx",
+    "blockDim",
+    "gridDim",
+    "warpSize",
+    "__global__",
+    "__device__",
+    "REAL",
+    "EACH",
+    "index_t",
+    "rows",
+    "columns",
+    "c",
+    "A0",
+    "R0",
+    "INFINITY",
+    "NAN",
+]
+SYMPY_WORDS = "S E I N O Q pi oo nan zoo beta gamma zeta Lambda lambda Symbol Function Add Mul Pow Eq Abs diff Integer"
+TRIED = sorted(
+    {*names.generated(), *NAMES, *FUNCTIONS, *keyword.kwlist, *keyword.softkwlist, *CUDA_WORDS, *SYMPY_WORDS.split()}
+    | {name for name in dir(np) if name.isidentifier() and name.islower()}
+    | {
+        "dtype",
+        "xp",
+        "np",
+        "math",
+        "os",
+        "sys",
+        "self",
+        "__builtins__",
+        "__import__",
+        "eval",
+        "exec",
+        "print",
+        "u",
+        "d",
+    }
+)
+
+
+def everywhere(**chosen):
+    return bpl.Circuit(bpl.Model.from_toml(EVERYWHERE.format(**{**PLACES, **chosen})), 2, 2, seed=1)
+
+
+def of_names(tried):
+    """Each name in each place: refused by a ModelError, or the numbers and derivatives of the plain model."""
+    plain, rng = everywhere(), np.random.default_rng(2)
+    s, x = rng.normal(size=(2, plain.n)), rng.normal(size=(2, 2))
+    expected = plain.step(plain.state(s), x)
+
+    def right(circuit):
+        step = circuit.step(circuit.state(s), x)
+        return (
+            off(step.new.s, expected.new.s) < 1e-12
+            and off(step.jacobian(), expected.jacobian()) < 1e-12
+            and off(step.parameter_gradient(s), expected.parameter_gradient(s)) < 1e-12
+        )
+
+    assert off(expected.jacobian(), reference.finite_difference_jacobian(plain, s, x)) < 1e-7
+    for name in tried:
+        for place in PLACES:
+            tally("names").attempt(f"{name} as {place}", lambda n=name, p=place: everywhere(**{p: n}), right)
+    tally("names").check()
+
+
+def test_a_few_names_everywhere():
+    of_names([*names.generated(), "S", "int", "lambda", "threadIdx"])
+
+
+@pytest.mark.attack
+def test_every_name_everywhere():
+    """Names of the package, of Python, NumPy, SciPy, SymPy, C and CUDA."""
+    of_names([*TRIED, *dir(scipy.special)[::20], *dir(builtins)[::6], *dir(sp)[::40]])

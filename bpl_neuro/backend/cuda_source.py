@@ -14,6 +14,7 @@ import sympy as sp
 
 from bpl_neuro.model.codegen import Dialect, emit, reduced
 from bpl_neuro.model.functions import FUNCTIONS
+from bpl_neuro.model.names import argument, device_function, temporary
 
 __all__ = ["COMMON", "elementwise_source", "local_pass_source"]
 
@@ -29,7 +30,7 @@ COMMON = "\n".join(
 CUDA = Dialect(
     number=lambda value: f"REAL({float(value)!r})",
     infinity="REAL(1.0 / 0.0)",
-    call=lambda name: f"bpl_{name}",
+    call=device_function,
     power=lambda base, power: f"pow({base}, {power})",
 )
 
@@ -54,7 +55,7 @@ def elementwise_source(
         pointer and two strides.
     """
     shared, wanted, used = reduced(results)
-    names = {symbol: f"a{k}" for k, symbol in enumerate(arguments)}
+    names = {symbol: argument(k) for k, symbol in enumerate(arguments)}
     parameters = ["index_t rows", "index_t columns"]
     body = []
     for k, (symbol, array) in enumerate(zip(arguments, arrays, strict=True)):
@@ -65,8 +66,8 @@ def elementwise_source(
         else:
             parameters.append(f"REAL a{k}")
     for k, (symbol, expr) in enumerate(shared):
-        names[symbol] = f"t{k}"
-        body.append(f"const REAL t{k} = {emit(expr, names, CUDA)};")
+        names[symbol] = temporary(k)
+        body.append(f"const REAL {temporary(k)} = {emit(expr, names, CUDA)};")
     for k, expr in enumerate(wanted):
         parameters.append(f"REAL *R{k}, index_t R{k}_r, index_t R{k}_c")
         # read before anything is written: a result may stand in an argument's place

@@ -15,10 +15,13 @@ from bpl_neuro.checks import instance, number, positive_int, real_array
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.wiring import CompiledPopulation, Synapses, Wiring
 from bpl_neuro.errors import ModelError, ValidationError
+from bpl_neuro.model.budget import Budget
 from bpl_neuro.model.codegen import array_function
 from bpl_neuro.model.equations import NeuronEquations
+from bpl_neuro.model.names import INPUT
 from bpl_neuro.model.quantities import brian2_parts
-from bpl_neuro.model.spec import INPUT, Model, Population, checked_quantity
+from bpl_neuro.model.questions import bounded_questions
+from bpl_neuro.model.spec import Model, Population, checked_quantity
 
 __all__ = [
     "constraints",
@@ -49,6 +52,13 @@ def wire(
     model: Model, sizes: Mapping[str, int], inputs: int, overrides: Mapping[str, Any], dtype: Any, backend: Backend
 ) -> Wiring:
     """Compile every population at its size and lay out every group of synapses."""
+    with bounded_questions(Budget(model.seconds), model.where):
+        return _wired(model, sizes, inputs, overrides, dtype, backend)
+
+
+def _wired(
+    model: Model, sizes: Mapping[str, int], inputs: int, overrides: Mapping[str, Any], dtype: Any, backend: Backend
+) -> Wiring:
     populations: list[CompiledPopulation] = []
     n = rates = 0
     unused = set(overrides)

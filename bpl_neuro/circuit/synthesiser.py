@@ -22,7 +22,7 @@ from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.model.equations import NeuronEquations
-from bpl_neuro.model.expressions import symbol
+from bpl_neuro.model.names import symbol
 
 __all__ = ["Response", "Synthesiser", "outer", "plastic_in_the_model"]
 

@@ -18,6 +18,7 @@ import sympy as sp
 
 from bpl_neuro.model.array_forms import as_number
 from bpl_neuro.model.functions import FUNCTIONS, HEADS, where
+from bpl_neuro.model.names import argument, calls_together, group, host_function, temporary
 
 __all__ = ["PYTHON", "Dialect", "array_function", "emit", "reduced"]
 
@@ -44,7 +45,7 @@ class Dialect:
 PYTHON = Dialect(
     number=lambda value: f"({value!r})" if value < 0 else repr(value),
     infinity="inf",
-    call=lambda name: f"f_{name}",
+    call=host_function,
     power=lambda base, power: f"({base} ** {power})",
 )
 
@@ -82,11 +83,11 @@ def _array_function(
     name: str, arguments: tuple[tuple[sp.Symbol, ...], ...], results: tuple[sp.Expr, ...], xp: Any, first: int | None
 ) -> Callable[..., tuple[Any, ...]]:
     """`array_function`, compiled once for each text: what it gives holds no state."""
-    names = {symbol: f"a{k}_{j}" for k, group in enumerate(arguments) for j, symbol in enumerate(group)}
+    names = {symbol: argument(k, j) for k, symbols in enumerate(arguments) for j, symbol in enumerate(symbols)}
     shared, wanted, used = reduced(results, first)
-    lines = [f"def {name}({', '.join(f'group{k}' for k in range(len(arguments)))}):"]
-    for k, group in enumerate(arguments):
-        lines += [f"    {names[s]} = group{k}[{j}]" for j, s in enumerate(group) if s in used]
+    lines = [f"def {name}({', '.join(map(group, range(len(arguments))))}):"]
+    for k, symbols in enumerate(arguments):
+        lines += [f"    {names[s]} = {group(k)}[{j}]" for j, s in enumerate(symbols) if s in used]
     names |= {symbol: str(symbol) for symbol, _ in shared}
     for symbols, exprs in _together(shared, arguments):
         called = emit(exprs[0], names) if len(exprs) == 1 else _emit_together(exprs, names)
@@ -95,9 +96,9 @@ def _array_function(
     source = "\n".join(lines) + "\n"
     space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
     for key, function in FUNCTIONS.items():
-        space[f"f_{key}"] = _plain(function.of(xp))
+        space[host_function(key)] = _plain(function.of(xp))
         if function.together:
-            space[f"all_{key}"] = functools.partial(function.together, xp)
+            space[calls_together(key)] = functools.partial(function.together, xp)
     exec(compile(source, f"<generated {name}>", "exec"), space)
     made = _quiet(space[name]) if any(e.has(where) for e in results) else space[name]
     made.source = source
@@ -123,7 +124,7 @@ def _common(results: tuple[sp.Expr, ...]) -> tuple[list[tuple[sp.Symbol, sp.Expr
 
     Calls that are cheaper together become subexpressions of their own, so that `_together` finds them.
     """
-    temporaries = (sp.Symbol(f"t{k}") for k in itertools.count())
+    temporaries = (sp.Symbol(temporary(k)) for k in itertools.count())
     shared, wanted = sp.cse(list(results), symbols=temporaries, order="none")
     ordered: list[tuple[sp.Symbol, sp.Expr]] = []
 
@@ -164,7 +165,7 @@ def _together(
 def _emit_together(calls: Sequence[sp.Expr], names: Mapping[sp.Symbol, str]) -> str:
     distinct = list(dict.fromkeys(call.args[0] for call in calls))
     wanted = tuple((HEADS[type(call).__name__].name, distinct.index(call.args[0])) for call in calls)
-    return f"all_{wanted[0][0]}({wanted!r}, [{', '.join(names[symbol] for symbol in distinct)}])"
+    return f"{calls_together(wanted[0][0])}({wanted!r}, [{', '.join(names[symbol] for symbol in distinct)}])"
 
 
 def _quiet(function: Callable[..., Any]) -> Any:

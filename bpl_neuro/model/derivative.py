@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import sympy as sp
 
+from bpl_neuro.model.budget import free_symbols
 from bpl_neuro.model.functions import HEADS, where
 
 __all__ = ["derivative"]
 
 
-def derivative(expr: sp.Expr, s: sp.Symbol) -> sp.Expr:
+def derivative(expr: sp.Expr, s: sp.Symbol, free: dict[sp.Basic, frozenset[sp.Symbol]] | None = None) -> sp.Expr:
     """∂expr/∂s, by the slopes in the table of functions.
 
-    Where the derivative of an argument is exactly 0, so is the product with the slope, whatever the slope.
+    Where the derivative of an argument is exactly 0, so is the product with the slope, whatever the slope. `free` holds
+    the symbols of parts that were looked at before; it serves many derivatives of the same trees.
     """
+    free = {} if free is None else free
     derivatives: dict[sp.Expr, sp.Expr] = {s: sp.Integer(1)}
 
     def of(e: sp.Expr) -> sp.Expr:
         if e not in derivatives:
-            derivatives[e] = rule(e) if s in e.free_symbols else sp.Integer(0)
+            derivatives[e] = rule(e) if s in free_symbols(e, free) else sp.Integer(0)
         return derivatives[e]
 
     def rule(e: sp.Expr) -> sp.Expr:
         if isinstance(e, sp.Add):
             return sp.Add(*map(of, e.args))
         if isinstance(e, sp.Mul):
-            return sp.Add(*(sp.Mul(*e.args[:k], of(a), *e.args[k + 1 :]) for k, a in enumerate(e.args)))
+            moving = [(k, of(a)) for k, a in enumerate(e.args) if s in free_symbols(a, free)]
+            return sp.Add(*(sp.Mul(*e.args[:k], d, *e.args[k + 1 :]) for k, d in moving))
         if isinstance(e, sp.Pow):
             return _of_power(*e.args, *map(of, e.args))
         return _of_call(e, [of(a) for a in e.args])

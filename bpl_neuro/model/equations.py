@@ -13,24 +13,26 @@ import hashlib
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import sympy as sp
 
 from bpl_neuro.errors import ModelError
+from bpl_neuro.model.budget import Budget, free_symbols
 from bpl_neuro.model.derivative import derivative
-from bpl_neuro.model.expressions import DT, ExpressionReader, is_noise, reason, symbol
-from bpl_neuro.model.functions import FLAT, absolute, exprel, written_functions
+from bpl_neuro.model.expressions import ExpressionReader, reason
+from bpl_neuro.model.functions import absolute, written_functions
+from bpl_neuro.model.integration import exact_symbols, integrate, split_noise
+from bpl_neuro.model.names import DT, delay_state, is_reserved, symbol
 from bpl_neuro.model.quantities import brian2_parts, check_text, parse_expression
 from bpl_neuro.model.stable import stabilise
 
-__all__ = ["METHODS", "NeuronEquations", "read_equations"]
+__all__ = ["NeuronEquations", "read_equations"]
 
-MAX_OPERATIONS = 5_000
 MAX_EQUATIONS = 100
-METHODS = ("euler", "exponential_euler", "exact")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class NeuronEquations:
 
     def with_delay_line(self, steps: int) -> NeuronEquations:
         """The same neuron carrying its last rates: a transmission delay is exact with no new theory."""
-        names = tuple(f"_delay_{k + 1}" for k in range(steps))  # as no name in a text begins
+        names = tuple(delay_state(k + 1) for k in range(steps))
         line = (self.rate, *map(symbol, names[:-1])) if steps else ()
         noise_scale = self.noise_scale and self.noise_scale + ((sp.Integer(0),) * len(self.noise_scale[0]),) * steps
         dimensions = {**self.dimensions, **dict.fromkeys(names, self.rate_dimensions)}
@@ -120,19 +122,16 @@ def _derivatives(
     states: tuple[sp.Symbol, ...], inputs: tuple[sp.Symbol, ...], update: tuple[sp.Expr, ...], rate: sp.Expr
 ) -> tuple[dict[tuple[int, int], sp.Expr], dict[tuple[int, int], sp.Expr], dict[int, sp.Expr]]:
     """`NeuronEquations.derivatives`, for each text once."""
-    A = {(k, j): derivative(f, s) for k, f in enumerate(update) for j, s in enumerate(states)}
-    C = {(k, p): derivative(f, u) for k, f in enumerate(update) for p, u in enumerate(inputs)}
-    D = {j: derivative(rate, s) for j, s in enumerate(states)}
-    return _nonzero(A), _nonzero(C), _nonzero(D)
+    free: dict[sp.Basic, frozenset[sp.Symbol]] = {}
 
+    def row(f: sp.Expr, symbols: tuple[sp.Symbol, ...]) -> dict[int, sp.Expr]:
+        moving = free_symbols(f, free)
+        entries = {j: derivative(f, s, free) for j, s in enumerate(symbols) if s in moving}
+        return {j: entry for j, entry in entries.items() if entry != 0}
 
-def _nonzero(entries: dict[Any, sp.Expr]) -> dict[Any, sp.Expr]:
-    return {key: value for key, value in entries.items() if value != 0}
-
-
-def exact_symbols(S: int) -> list[sp.Symbol]:
-    """Symbols of expm(M dt) and ∫₀^dt expm(M τ) dτ, row by row."""
-    return [sp.Symbol(f"_{kind}{k}_{j}", real=True) for kind in ("E", "I") for k in range(S) for j in range(S)]
+    A = {(k, j): entry for k, f in enumerate(update) for j, entry in row(f, states).items()}
+    C = {(k, p): entry for k, f in enumerate(update) for p, entry in row(f, inputs).items()}
+    return A, C, row(rate, states)
 
 
 def read_equations(
@@ -144,6 +143,7 @@ def read_equations(
     update: str | None = None,
     where: str = "equations",
     stateless: bool = False,
+    budget: Budget | None = None,
 ) -> NeuronEquations:
     """Read one neuron's equations.
 
@@ -163,6 +163,8 @@ def read_equations(
         Named in errors: the file and key.
     stateless : bool
         True for a synthesiser unit, which has no memory of its own.
+    budget : Budget, optional
+        What may be spent on the model; one of these equations' own by default.
 
     Raises
     ------
@@ -170,7 +172,8 @@ def read_equations(
         For anything that is not a differentiable rate neuron with consistent units; says what would be right.
     """
     b2 = brian2_parts()
-    equations = _parse(check_text(text, where), where)
+    budget = budget or Budget()
+    equations, codes = _parse(check_text(text, where), where)
     kinds: dict[str, list[str]] = {"differential equation": [], "subexpression": [], "parameter": []}
     for name, equation in equations.items():
         kinds[equation.type].append(name)
@@ -188,12 +191,11 @@ def read_equations(
     if len(set(inputs)) != len(inputs):
         raise ModelError(f"{where}: inputs must differ, got {list(inputs)}")
     known = {n: b2.Variable(n, dimensions=eq.dim) for n, eq in equations.items()}
-    reader = ExpressionReader({n: eq.dim for n, eq in equations.items()}, known, where)
-    bodies = {
-        name: reader.read(str(equations[name].expr.code), equations[name].dim, name, derivative=name in differential)
-        for name in differential + kinds["subexpression"]
-    }
-    subexpressions = _resolve({n: bodies[n] for n in kinds["subexpression"]}, where)
+    reader = ExpressionReader({n: eq.dim for n, eq in equations.items()}, known, where, budget)
+    order = _order({name: codes[name] for name in kinds["subexpression"]}, where)
+    for name in order:
+        reader.values[name] = reader.read(codes[name], equations[name].dim, name)
+    rate_values = dict(reader.values)  # of the states as they are, not as an assignment left them
 
     noise_scale: tuple[tuple[sp.Expr, ...], ...] = ()
     if update is not None:
@@ -203,25 +205,23 @@ def read_equations(
             raise ModelError(
                 f"{where}: `method` = {method!r} integrates differential equations; with `update` leave it out"
             )
-        assignments = _read_update(update, reader, parameters, inputs, where)
-        current: dict[sp.Symbol, sp.Expr] = {}
-        for name, expr in assignments:
-            written_out = expr.subs(subexpressions, simultaneous=True).subs(current, simultaneous=True)
-            current[symbol(name)] = _limited(written_out, name, where)
-        states = tuple(name for name in parameters if symbol(name) in current)
-        new = tuple(current[symbol(name)] for name in states)
+        written = {name: parse_expression(codes[name], where) for name in order}
+        current = _read_update(update, reader, written, parameters, inputs, where)
+        states = tuple(name for name in parameters if name in current)
+        new = tuple(current[name] for name in states)
         system = None
     else:
         states = tuple(differential)
-        slopes = [bodies[name].subs(subexpressions, simultaneous=True).replace(sp.Abs, absolute) for name in states]
-        slopes, noise_scale = _split_noise(slopes, states, inputs, method or "euler", where)
-        new, system = _integrate(states, slopes, inputs, method or "euler", where)
+        slopes = [reader.read(codes[name], equations[name].dim, name, derivative=True) for name in states]
+        slopes = [slope.replace(sp.Abs, absolute) for slope in slopes]
+        slopes, noise_scale = split_noise(slopes, states, inputs, method or "euler", budget, where)
+        new, system = integrate(states, slopes, inputs, method or "euler", budget, where)
     _check_memory(states, stateless, where)
     if rate not in equations:
         raise ModelError(f"{where}: `rate` = {rate!r} is not in the equations; known: {', '.join(equations)}")
     if rate in parameters and rate not in states:
         raise ModelError(f"{where}: `rate` = {rate!r} is a parameter; it must be a state or a subexpression of states")
-    rate_expr = symbol(rate) if rate in states else subexpressions[symbol(rate)]
+    rate_expr = symbol(rate) if rate in states else rate_values[rate]
     constants = tuple(n for n in parameters if n not in inputs and n not in states)
     if not stateless and (bad := rate_expr.free_symbols & set(map(symbol, inputs))):
         raise ModelError(
@@ -232,40 +232,57 @@ def read_equations(
         raise ModelError(f"{where}: `rate` = {rate!r} does not depend on the state, so the neuron sends nothing")
     sent = equations[rate].dim
     dimensions = {name: equation.dim for name, equation in equations.items()}
-    *finished, rate_expr = (stabilise(expr) for expr in (*new, rate_expr))
+    *finished, rate_expr = (budget.checked(stabilise(expr), where) for expr in (*new, rate_expr))
+    budget.differentiate(
+        [*finished, rate_expr], map(symbol, (*states, *inputs)), where, f"the derivatives of {len(states)} state(s)"
+    )
     return NeuronEquations(
         states, tuple(inputs), constants, tuple(finished), rate_expr, dimensions, sent, system, noise_scale
     )
 
 
-def _parse(text: str, where: str) -> Any:
-    """Brian2's own parser, its errors turned into ours."""
+def _parse(text: str, where: str) -> tuple[Any, dict[str, str]]:
+    """Brian2's own parser, its errors turned into ours; and the right-hand sides, by name."""
     if not text.strip():
         raise ModelError(f"{where}: the equations are empty")
-    _check_expressions(text, where)
+    outline, right_hand_sides = _outline(text, where)
     try:
         with warnings.catch_warnings():  # Brian2's parser warns of its own library's old names
-            warnings.simplefilter("ignore", DeprecationWarning)
-            equations = brian2_parts().Equations(textwrap.dedent(text))
+            warnings.simplefilter("ignore")
+            equations = brian2_parts().Equations(textwrap.dedent(outline))
     except Exception as error:  # Brian2 raises half a dozen kinds here; all mean "this text is wrong"
         raise ModelError(f"{where}: Brian2 cannot read the equations: {reason(error)}") from None
+    written = [name for name in equations if equations[name].type != "parameter"]
+    if len(written) != len(right_hand_sides):
+        raise ModelError(f"{where}: cannot read the equations: a line is not like 'x = … : unit'")
+    codes = dict(zip(written, right_hand_sides, strict=True))
     for name in equations:
-        if name == "dt" or name.startswith("_"):
+        if is_reserved(name):
             raise ModelError(f"{where}: {name!r} is reserved; choose another name")
         if name in written_functions():
             raise ModelError(f"{where}: {name!r} is the name of a function; choose another name")
-    return equations
+    return equations, codes
 
 
-def _check_expressions(text: str, where: str) -> None:
-    """Our own limits on every right-hand side before Brian2 sees it: Brian2 evaluates expressions with SymPy."""
+def _outline(text: str, where: str) -> tuple[str, list[str]]:
+    """The text with a sum of the names in it for every right-hand side, and these, which are checked.
+
+    Brian2 hands every right-hand side to SymPy as it reads, which never comes back from some.
+    """
     bare = re.sub(r"#[^\n]*", "", text)
     if bare.count(":") > MAX_EQUATIONS:
         raise ModelError(f"{where}: the text has {bare.count(':')} equations; at most {MAX_EQUATIONS} are read")
+    outline, right_hand_sides = [], []
     for chunk in bare.split(":"):
         left, equals, right = chunk.partition("=")
         if equals:
-            parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
+            tree = parse_expression(right, f"{where}, {left.split()[-1]!r}" if left.split() else where)
+            called = {part.func for part in ast.walk(tree) if isinstance(part, ast.Call)}
+            names = {part.id for part in ast.walk(tree) if isinstance(part, ast.Name) and part not in called}
+            right_hand_sides.append(" ".join(right.split()))
+            chunk = f"{left}= {' + '.join(sorted(names)) or '1'} "
+        outline.append(chunk)
+    return ":".join(outline), right_hand_sides
 
 
 def _check_flags(equations: Any, where: str) -> None:
@@ -283,36 +300,38 @@ def _check_memory(states: tuple[str, ...], stateless: bool, where: str) -> None:
         raise ModelError(f"{where}: there is no state; write a differential equation, or assignments in `update`")
 
 
-def _resolve(bodies: dict[str, sp.Expr], where: str) -> dict[sp.Symbol, sp.Expr]:
-    """Substitute subexpressions into one another until only states, inputs and parameters are left."""
-    resolved: dict[sp.Symbol, sp.Expr] = {}
-    left = {symbol(name): expr for name, expr in bodies.items()}
-    while left:
-        ready = [s for s, expr in left.items() if not expr.free_symbols & left.keys()]
-        if not ready:
-            raise ModelError(f"{where}: the subexpressions {sorted(map(str, left))} depend on one another in a circle")
-        for s in ready:
-            resolved[s] = left.pop(s).subs(resolved, simultaneous=True)
-            _limited(resolved[s], str(s), where)
-    return resolved
-
-
-def _limited(expr: sp.Expr, name: str, where: str) -> sp.Expr:
-    if expr.count_ops() > MAX_OPERATIONS:
-        raise ModelError(f"{where}: {name!r} grows beyond {MAX_OPERATIONS} operations when written out")
-    return expr
+def _order(codes: Mapping[str, str], where: str) -> list[str]:
+    """Subexpressions, each after those that it needs."""
+    needs = {
+        name: {n.id for n in ast.walk(parse_expression(code, where)) if isinstance(n, ast.Name)} & codes.keys()
+        for name, code in codes.items()
+    }
+    try:
+        return list(TopologicalSorter({name: sorted(needed) for name, needed in needs.items()}).static_order())
+    except CycleError as error:
+        raise ModelError(
+            f"{where}: the subexpressions {', '.join(sorted(set(error.args[1])))} depend on one another in a circle"
+        ) from None
 
 
 def _read_update(
-    text: str, reader: ExpressionReader, parameters: Sequence[str], inputs: Sequence[str], where: str
-) -> list[tuple[str, sp.Expr]]:
+    text: str,
+    reader: ExpressionReader,
+    subexpressions: Mapping[str, ast.expr],
+    parameters: Sequence[str],
+    inputs: Sequence[str],
+    where: str,
+) -> dict[str, sp.Expr]:
+    """New values by name; in each assignment the subexpressions see those before it."""
     where = f"{where}, update"
     check_text(text, where)
     try:
         statements = ast.parse(textwrap.dedent(text)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ModelError(f"{where}: cannot read it: {getattr(error, 'msg', None) or error}") from None
-    assigned: list[tuple[str, sp.Expr]] = []
+    if len(statements) > MAX_EQUATIONS:
+        raise ModelError(f"{where}: there are {len(statements)} assignments; at most {MAX_EQUATIONS} are read")
+    assigned: dict[str, sp.Expr] = {}
     for statement in statements:
         if not (
             isinstance(statement, ast.Assign)
@@ -323,81 +342,21 @@ def _read_update(
         name = statement.targets[0].id
         if name not in parameters or name in inputs:
             raise ModelError(f"{where}: {name!r} is assigned but not declared as a state, like '{name} : 1'")
-        if name in dict(assigned):
+        if name in assigned:
             raise ModelError(f"{where}: {name!r} is assigned twice")
         source = ast.get_source_segment(textwrap.dedent(text), statement.value) or ""
-        assigned.append((name, reader.read(source, reader.names[name], name)))
+        assigned[name] = reader.values[name] = reader.read(source, reader.names[name], name)
+        for changed, written in _depending(subexpressions, name):
+            reader.values[changed] = reader.tree(written, changed)
     if not assigned:
         raise ModelError(f"{where}: there are no assignments")
     return assigned
 
 
-def _split_noise(
-    slopes: list[sp.Expr], states: tuple[str, ...], inputs: Sequence[str], method: str, where: str
-) -> tuple[list[sp.Expr], tuple[tuple[sp.Expr, ...], ...]]:
-    """Deterministic slopes, and the coefficients of each noise source (``xi``, ``xi_name``) in each of them."""
-    sources = sorted({s for f in slopes for s in f.free_symbols if is_noise(str(s))}, key=str)
-    if not sources:
-        return slopes, ()
-    if method != "euler":
-        raise ModelError(f"{where}: noise ('xi') needs `method` = 'euler' (Euler–Maruyama), got {method!r}")
-    if any(
-        e.free_symbols & set(sources) for f in slopes for e in f.atoms(*FLAT)
-    ):  # whose derivative says nothing of it
-        raise ModelError(f"{where}: the noise is inside sign() or a comparison; only additive noise is possible")
-    moving = {symbol(name) for name in (*states, *inputs)} | set(sources)
-    coefficients = [tuple(derivative(f, s) for s in sources) for f in slopes]
-    for row in coefficients:
-        for coefficient in row:
-            if bad := coefficient.free_symbols & moving:
-                raise ModelError(
-                    f"{where}: the noise is multiplied by {sorted(map(str, bad))[0]!r}; only additive noise, scaled by "
-                    "parameters, is possible"
-                )
-    return [f.subs(dict.fromkeys(sources, 0), simultaneous=True) for f in slopes], tuple(coefficients)
-
-
-def _integrate(
-    states: tuple[str, ...], slopes: list[sp.Expr], inputs: Sequence[str], method: str, where: str
-) -> tuple[tuple[sp.Expr, ...], sp.Matrix | None]:
-    """The update map of ds/dt = slopes."""
-    if method not in METHODS:
-        raise ModelError(f"{where}: `method` must be one of {', '.join(METHODS)}, got {method!r}")
-    symbols = [symbol(name) for name in states]
-    if method == "euler":
-        return tuple(s + DT * f for s, f in zip(symbols, slopes, strict=True)), None
-    if method == "exponential_euler":
-        return tuple(_exponential_euler(s, f, where) for s, f in zip(symbols, slopes, strict=True)), None
-    M = sp.Matrix([[derivative(f, s) for s in symbols] for f in slopes])
-    moving = set(symbols) | {symbol(name) for name in inputs}
-    if M.free_symbols & moving:
-        raise ModelError(
-            f"{where}: method 'exact' needs equations that are linear in the states; use 'exponential_euler' or 'euler'"
-        )
-    if M.is_diagonal():
-        return tuple(s + DT * exprel(DT * M[k, k]) * slopes[k] for k, s in enumerate(symbols)), None
-    S = len(symbols)
-    E, Int = (sp.Matrix(S, S, exact_symbols(S)[o : o + S * S]) for o in (0, S * S))
-    b = sp.Matrix([f.subs(dict.fromkeys(symbols, 0), simultaneous=True) for f in slopes])
-    return tuple(E * sp.Matrix(symbols) + Int * b), M
-
-
-def _exponential_euler(s: sp.Symbol, slope: sp.Expr, where: str) -> sp.Expr:
-    """Brian2's rule for ds/dt = a s + b with a and b held: s + dt exprel(a dt)(a s + b).
-
-    As in Brian2, a nonlinear function of s (``tanh(u + s)``) counts as part of b; `exprel` is safe where a passes 0.
-    """
-    frozen: dict[sp.Symbol, sp.Expr] = {}
-
-    def freeze(e: sp.Expr) -> sp.Expr:
-        dummy = sp.Dummy(real=True)
-        frozen[dummy] = e
-        return dummy
-
-    linear = slope.replace(lambda e: isinstance(e, sp.Function | sp.exp) and e.has(s), freeze)
-    a = derivative(linear, s)
-    if a.has(s):
-        raise ModelError(
-            f"{where}: method 'exponential_euler' needs d{s}/dt to be linear in {s} outside function calls; use 'euler'"
-        )
-    return s + DT * exprel(DT * a.subs(frozen)) * slope
+def _depending(subexpressions: Mapping[str, ast.expr], name: str) -> Iterator[tuple[str, ast.expr]]:
+    """The subexpressions, in order, in which a name stands, or one of these."""
+    changed = {name}
+    for key, written in subexpressions.items():
+        if any(isinstance(part, ast.Name) and part.id in changed for part in ast.walk(written)):
+            changed.add(key)
+            yield key, written

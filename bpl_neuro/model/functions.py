@@ -18,6 +18,7 @@ import sympy as sp
 
 from bpl_neuro.model import array_forms
 from bpl_neuro.model.array_forms import switch
+from bpl_neuro.model.names import device_function
 
 __all__ = ["FLAT", "FUNCTIONS", "HEADS", "REFUSED_FUNCTIONS", "Function", "register", "written_functions"]
 
@@ -83,7 +84,7 @@ class Function:
     def device_code(self) -> str:
         """The CUDA function."""
         parameters = ", ".join(f"REAL {name}" for name in "xab"[: self.arguments])
-        return f"__device__ inline REAL bpl_{self.name}({parameters}) {{ {self.cuda} }}"
+        return f"__device__ inline REAL {device_function(self.name)}({parameters}) {{ {self.cuda} }}"
 
 
 #: by name, and by the name of the symbolic form

@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,20 @@ from pydantic import ValidationError
 
 from bpl_neuro.errors import ModelError
 from bpl_neuro.identity import describe
+from bpl_neuro.model.budget import Budget
 from bpl_neuro.model.equations import NeuronEquations, read_equations
-from bpl_neuro.model.expressions import symbol
-from bpl_neuro.model.quantities import MAX_TEXT, brian2_parts, check_text, quantity
+from bpl_neuro.model.files import MAX_FILE, parse_toml, read_text
+from bpl_neuro.model.names import BIAS, INPUT, TRACE, TRACE_GIVEN, symbol
+from bpl_neuro.model.quantities import brian2_parts, check_text, quantity
+from bpl_neuro.model.questions import bounded_questions
 from bpl_neuro.model.schema import ModelSpec, PopulationSpec, ProjectionSpec, SynapsesSpec, explain
 
 __all__ = ["Model", "Population", "available_models"]
 
 FOLDER = Path(__file__).parents[1] / "models"
-INPUT = "input"
 MAX_DELAY = 200
+#: what a population, a projection and a step of a delay cost beside their equations, in a model's operations
+WORK_OF_POPULATION, WORK_OF_PROJECTION, WORK_OF_DELAY = 2_000, 20, 50
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,23 @@ class Model:
         The unit of the synthesiser's expansion layer, if the model has one.
     dt : float
         Step in seconds; 1 for a discrete-time model without ``[time]``.
+    seconds : float
+        Processor time that reading it took.
     """
 
     def __init__(self, spec: ModelSpec, where: str = "model") -> None:
         self.spec, self.where, self.title = spec, where, spec.title
+        brian2_parts()  # its import is not what reading this model takes
+        self._budget = Budget()
+        with bounded_questions(self._budget, where):
+            self._read_all(spec, where)
+        self.seconds = self._budget.seconds
+
+    def _read_all(self, spec: ModelSpec, where: str) -> None:
+        self._budget.spend(
+            WORK_OF_POPULATION * len(spec.populations) + WORK_OF_PROJECTION * len(spec.projections), where,
+            f"{len(spec.populations)} populations and {len(spec.projections)} projections",
+        )  # fmt: skip
         self.dt = self._dt()
         self.populations = {name: self._population(name, p) for name, p in spec.populations.items()}
         self.projections = self._projections()
@@ -100,15 +116,18 @@ class Model:
         key = f"{where}: [synthesiser]"
         if s.sees not in ("state", "rate"):
             raise ModelError(f'{key}: `sees` must be "state" or "rate", got {s.sees!r}')
-        self.synthesiser = read_equations(s.equations, rate=s.rate, inputs=s.inputs, where=key, stateless=True)
+        self.synthesiser = read_equations(
+            s.equations, rate=s.rate, inputs=s.inputs, where=key, stateless=True, budget=self._budget
+        )
         self.synthesiser_parameters = self._values(s.parameters, self.synthesiser, key)
         self.synapse = self._synapse(s.synapses) if s.synapses else None
         self.expansion = None
         if s.expansion:
             key = f"{where}: [synthesiser.expansion]"
             unit = read_equations(
-                s.expansion.equations, rate=s.expansion.rate, inputs=s.expansion.inputs, where=key, stateless=True
-            )
+                s.expansion.equations, rate=s.expansion.rate, inputs=s.expansion.inputs, where=key, stateless=True,
+                budget=self._budget,
+            )  # fmt: skip
             self.expansion = unit, self._values(s.expansion.parameters, unit, key)
 
     @classmethod
@@ -129,35 +148,21 @@ class Model:
                 raise ModelError(
                     f"there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a .toml file"
                 )
-        try:
-            if path.stat().st_size > 4 * MAX_TEXT:
-                raise ModelError(f"{path}: the file has {path.stat().st_size} bytes; at most {4 * MAX_TEXT} are read")
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ModelError(f"{path}: cannot read the file: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ModelError(f"{path}: the file is not UTF-8 text") from None
-        except ValueError as error:
-            raise ModelError(f"{str(source)!r}: not a path: {error}") from None
-        return cls.from_toml(text, str(path))
+        return cls.from_toml(read_text(path), str(path))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "model text") -> Model:
         """A model from the text of a model file."""
         if not isinstance(text, str):
             raise ModelError(f"{where}: expected the text of a model file, got {type(text).__name__}")
-        if len(text) > 4 * MAX_TEXT:
-            raise ModelError(f"{where}: the text has {len(text)} characters; at most {4 * MAX_TEXT} are read")
+        if len(text) > MAX_FILE:
+            raise ModelError(f"{where}: the text has {len(text)} characters; at most {MAX_FILE} are read")
         return cls._read(text, where)
 
     @classmethod
     @functools.lru_cache(maxsize=32)  # a model never changes
     def _read(cls, text: str, where: str) -> Model:
-        try:
-            data = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ModelError(f"{where}: not valid TOML: {error or 'nested too deeply'}") from None
-        return cls._validated(data, where)
+        return cls._validated(parse_toml(text, where), where)
 
     @classmethod
     def from_equations(
@@ -204,7 +209,12 @@ class Model:
             spec = ModelSpec.model_validate(data)
         except ValidationError as error:
             raise ModelError(f"{where}: {explain(error)}") from None
-        return cls(spec, where)
+        except (RecursionError, OverflowError):
+            raise ModelError(f"{where}: a value in it is nested too deeply, or too large a number") from None
+        try:
+            return cls(spec, where)
+        except RecursionError:
+            raise ModelError(f"{where}: its equations are nested too deeply") from None
 
     def to_toml(self) -> str:
         """The text of a model file that gives this model again."""
@@ -256,11 +266,12 @@ class Model:
 
     def _population(self, name: str, spec: PopulationSpec) -> Population:
         key = f"{self.where}: [populations.{name}]"
-        if not name.isidentifier() or name in (INPUT, "bias"):
+        if not name.isidentifier() or name in (INPUT, BIAS):
             raise ModelError(f"{key}: the name must be an identifier other than 'input' and 'bias'")
         neuron = read_equations(
-            spec.equations, rate=spec.rate, inputs=spec.inputs, method=spec.method, update=spec.update, where=key
-        )
+            spec.equations, rate=spec.rate, inputs=spec.inputs, method=spec.method, update=spec.update, where=key,
+            budget=self._budget,
+        )  # fmt: skip
         if spec.update is None and self.spec.time is None:
             raise ModelError(f'{self.where}: differential equations need a step; add [time] with dt = "1*ms"')
         initial = self._values(spec.initial, neuron, f"{key} initial", neuron.states, default=0.0)
@@ -270,9 +281,11 @@ class Model:
         """The trace equation of a synthesiser synapse; as in Brian2, `r_pre` and the weight `theta` are given."""
         key = f"{self.where}: [synthesiser.synapses]"
         text = check_text(spec.equations, key)
-        undeclared = [name for name in ("r_pre", "theta") if not re.search(rf"^\s*{name}\s*:", text, re.MULTILINE)]
+        undeclared = [name for name in TRACE_GIVEN if not re.search(rf"^\s*{name}\s*:", text, re.MULTILINE)]
         text = "\n".join([*(line.strip() for line in text.splitlines()), *(f"{name} : 1" for name in undeclared)])
-        neuron = read_equations(text, rate="trace", inputs=["r_pre"], method=spec.method, where=key)
+        neuron = read_equations(
+            text, rate=TRACE, inputs=TRACE_GIVEN[:1], method=spec.method, where=key, budget=self._budget
+        )
         if any(e.has(symbol("theta")) for e in neuron.update):
             raise ModelError(f"{key}: a trace may not depend on the weight 'theta'")
         return neuron, self._values({"theta": 0.0, **spec.parameters}, neuron, key)
@@ -347,6 +360,7 @@ class Model:
             raise ModelError(f"{where}: delay must be a whole number of steps of {self.dt:g} s, got {spec.delay!r}")
         if round(steps) > MAX_DELAY:
             raise ModelError(f"{where}: delay is {round(steps)} steps; at most {MAX_DELAY} are possible")
+        self._budget.spend(WORK_OF_DELAY * round(steps), where, "the delay")
         return round(steps)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import sympy as sp
 
 from bpl_neuro.model.functions import absolute, log1p, sigmoid, softplus
 
 __all__ = ["stabilise"]
+
+#: products of sums are written out up to so many terms
+MAX_TERMS = 32
 
 
 def stabilise(expr: sp.Expr) -> sp.Expr:
@@ -70,16 +75,35 @@ def _without_growth(product: sp.Expr) -> sp.Expr:
             k = _ratio(grown.args[0], base.args[0]) if isinstance(base, sigmoid) and n.is_number else None
             if k is not None and 0 < k <= n:
                 x, rest = base.args[0], product / (grown * bounded)
-                c = sp.expand(grown.args[0] + k * x)
+                c = _linear(grown.args[0] + k * x).get(sp.Integer(1), sp.Integer(0))
                 return sp.exp(c) * sigmoid(-x) ** k * base ** (n - k) * rest
     return product
 
 
 def _ratio(y: sp.Expr, x: sp.Expr) -> sp.Expr | None:
     """The number k for which y + k x is a number, if there is one."""
-    symbols = sorted(x.free_symbols, key=str)
-    if not symbols:
+    of_x, of_y = ({part: c for part, c in _linear(e).items() if part != 1} for e in (x, y))
+    part = next(iter(of_x), None)
+    if part is None or of_x.keys() != of_y.keys():
         return None
-    slope = sp.expand(x).coeff(symbols[0], 1)
-    k = sp.nsimplify(sp.simplify(-sp.expand(y).coeff(symbols[0], 1) / slope), rational=True) if slope != 0 else None
-    return k if k is not None and k.is_number and sp.expand(y + k * x).is_number else None
+    k = sp.nsimplify(-of_y[part] / of_x[part], rational=True)
+    return k if all(abs(sp.Float(of_y[p] + k * c)) <= 1e-12 * abs(sp.Float(c)) for p, c in of_x.items()) else None
+
+
+def _linear(expr: sp.Expr) -> dict[sp.Expr, sp.Expr]:
+    """A sum as numbers times parts, the number alone as that of 1. Large products of sums stay as they are."""
+    if _terms(expr) <= MAX_TERMS:
+        expr = sp.expand_mul(expr)
+    return {part: c for c, part in (term.as_coeff_Mul() for term in sp.Add.make_args(expr))}
+
+
+def _terms(e: sp.Basic) -> int:
+    """How many terms expanding makes; counted up to one more than `MAX_TERMS`."""
+    counts = [_terms(a) for a in e.args]
+    if e.is_Mul:
+        count = math.prod(counts)
+    elif e.is_Pow and e.exp.is_Integer:
+        count = counts[0] ** min(abs(int(e.exp)), MAX_TERMS)
+    else:
+        count = sum(counts) if e.is_Add else max(counts, default=1)
+    return min(count, MAX_TERMS + 1)
