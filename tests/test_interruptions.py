@@ -160,13 +160,13 @@ def test_every_simulation_killed_at_random_moments(tmp_path, name, recorded, req
             command(name, tmp_path / "part", recorded, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            _, errors = process.communicate(timeout=rng.uniform(0, took) if kills < 4 else None)
+            _, errors = process.communicate(timeout=rng.uniform(0, took * (kills + 1) / 4) if kills < 4 else None)
             assert process.returncode == 0, errors
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             kills += 1
     wrong = [key for key in expected if expected[key] != said(tmp_path / "part").get(key)]
-    for _ in range(kills or 1):
+    for _ in range(kills):
         count.count("wrong" if wrong else "right", f"{name}: {wrong[:3]}")
     count.check()
