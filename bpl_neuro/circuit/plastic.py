@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import whole
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.subspace import dimension_of
@@ -37,7 +38,7 @@ class PlasticSynthesiser(Synthesiser):
                 raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
         else:
             if (
-                layer["expansion"]
+                (layer["expansion"] is not None and whole("expansion", layer["expansion"]))
                 or layer["fan_in"] is not None
                 or layer["plastic"] is False
                 or (layer["expansion"] is None and self.circuit.model.spec.synthesiser.expansion)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, positive_int
+from bpl_neuro.checks import flag, generator, instance, positive_int, word
+from bpl_neuro.circuit.build import MOST_NEURONS
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.layout import Layout
@@ -62,15 +63,13 @@ class Readout:
         seed: int | np.random.Generator = 0,
     ) -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
-        self.output_size = positive_int("output_size", output_size)
+        self.output_size = positive_int("output_size", output_size, MOST_NEURONS)
         self.loss, self._loss = loss, get_loss(loss)
-        if reduction not in ("mean", "sum"):
-            raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
-        self.reduction, self.continuous_time = reduction, continuous_time
+        self.reduction = word("reduction", reduction, ("mean", "sum"))
+        self.continuous_time = flag("continuous_time", continuous_time)
         self.columns = slice(0, circuit.rates)
         if population is not None:
-            if not isinstance(population, str) or population not in circuit.sizes:
-                raise ValidationError(f"`population` must be one of {', '.join(circuit.sizes)}, got {population!r}")
+            word("population", population, circuit.sizes)
             self.columns = next(p.rate_slice for p in circuit.populations if p.name == population)
         N = self.columns.stop - self.columns.start
         self.layout = Layout({"weights": (self.output_size, N), "bias": (self.output_size,)})
@@ -113,11 +112,19 @@ class Readout:
 
     def output(self, rate: Any) -> Any:
         """y of rates (…, N): (…, M)."""
+        rate = self.circuit.own_array("rate", rate)
+        if not rate.ndim or rate.shape[-1] != self.circuit.rates or 0 in rate.shape:
+            raise ValidationError(f"`rate` must be (…, {self.circuit.rates}) rates, got shape {rate.shape}")
+        if not self.circuit.xp.isfinite(rate).all():
+            raise ValidationError("`rate` must be finite")
+        return self._output(rate)
+
+    def _output(self, rate: Any) -> Any:
         return rate[..., self.columns] @ self.weights["weights"].T + self.weights["bias"]
 
     def trial_weight(self, trials: int) -> float:
         """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
-        weight = 1 / trials if self.reduction == "mean" else 1.0
+        weight = 1 / positive_int("trials", trials) if self.reduction == "mean" else 1.0
         return weight * self.circuit.model.dt if self.continuous_time else weight
 
     def credit(
@@ -145,7 +152,7 @@ class Readout:
         output : (B, M) array
         """
         xp = self.circuit.xp
-        y = self.output(state.rate)
+        y = self._output(state.rate)
         loss, dy = self._loss(xp, y, target)
         dy = dy * weight[:, None]
         rate = state.rate[:, self.columns]

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import flag, generator, instance, shown, whole
+from bpl_neuro.circuit.build import MOST_NEURONS
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
@@ -24,6 +25,9 @@ from bpl_neuro.model.equations import NeuronEquations
 from bpl_neuro.model.expressions import symbol
 
 __all__ = ["Response", "Synthesiser", "outer", "plastic_in_the_model"]
+
+#: options that ask for a `CompatibleSynthesiser`
+_OF_CURRENTS = (("target", "current"), ("sees", "synapses"))
 
 
 class Response(NamedTuple):
@@ -120,13 +124,13 @@ class Synthesiser:
             from bpl_neuro.circuit import compatible, plastic, subspace  # which are built on this class
 
             own, trained = options.get("subspace"), options.get("plastic_expansion")
-            if options.get("target") == "current" or options.get("sees") == "synapses":
+            if any(isinstance(options.get(k), str) and options[k] == v for k, v in _OF_CURRENTS):
                 return super().__new__(compatible.CompatibleSynthesiser)
             if own is not None and not (isinstance(own, str) and own == "learned"):
                 return super().__new__(subspace.SubspaceSynthesiser)
             if trained is None:
                 trained = plastic_in_the_model(circuit, options.get("expansion"))
-            if own is not None or trained is True:
+            if own is not None or trained is True or (isinstance(trained, np.bool_) and trained):
                 return super().__new__(plastic.PlasticSynthesiser)
         return super().__new__(cls)
 
@@ -146,20 +150,20 @@ class Synthesiser:
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
         spec = circuit.model.spec.synthesiser
-        if target != "state":
-            raise ValidationError(f'`target` must be "state" or "current", got {target!r}')
+        if not isinstance(target, str) or target != "state":
+            raise ValidationError(f'`target` must be "state" or "current", got {shown(target)}')
         self.circuit, self.target = circuit, target
         for name, value in (("sees_input", sees_input), ("plastic_expansion", plastic_expansion)):
             if value is not None:
-                instance(name, value, bool, "True or False")
+                flag(name, value)
         self.sees = spec.sees if sees is None else sees
-        self.sees_input = spec.sees_input if sees_input is None else sees_input
-        if self.sees not in ("state", "rate"):
+        self.sees_input = spec.sees_input if sees_input is None else bool(sees_input)
+        if not isinstance(self.sees, str) or self.sees not in ("state", "rate"):
             raise ValidationError(
-                f'`sees` must be "state" or "rate", or "synapses" with `target` = "current"; got {self.sees!r}'
+                f'`sees` must be "state" or "rate", or "synapses" with `target` = "current"; got {shown(self.sees)}'
             )
         if subspace is None and dimension is not None:
-            raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
+            raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {shown(dimension)}')
         self.n = self.d = circuit.n
         self.visible = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.input_size
         self.Q: Any = None
@@ -251,14 +255,14 @@ class Synthesiser:
         """Draw the weights of an expansion layer, if there is to be one."""
         spec = self.circuit.model.spec.synthesiser.expansion
         size = (spec.size if spec else 0) if size is None else size
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
-            raise ValidationError(f"`expansion` must be a whole number ≥ 0, got {size!r}")
+        size = whole("expansion", size, most=MOST_NEURONS)
         if size == 0:
             if fan_in is not None:
                 raise ValidationError("`fan_in` belongs to an expansion layer: give `expansion`, its size")
             return
         fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
-        if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= self.visible:
+        fan_in = whole("fan_in", fan_in, 1)
+        if fan_in > self.visible:
             raise ValidationError(f"`fan_in` must lie in 1 … {self.visible} (what there is to see), got {fan_in!r}")
         unit, values = self.circuit.model.expansion or (granule(), {})
         self._layer(drawn_weights(rng, size, fan_in, self.visible, biased=True), unit, values)
@@ -274,7 +278,7 @@ class Synthesiser:
 def plastic_in_the_model(circuit: Any, expansion: Any) -> bool:
     """Whether the model says that the expansion layer is plastic, and there is to be one."""
     spec = circuit.model.spec.synthesiser.expansion if isinstance(circuit, Circuit) else None
-    return bool(spec and spec.plastic and expansion != 0)
+    return bool(spec and spec.plastic and not (isinstance(expansion, int | np.integer) and expansion == 0))
 
 
 def outer(slope: Any, z: Any) -> Any:

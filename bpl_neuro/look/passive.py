@@ -87,6 +87,7 @@ class PassiveRules:
 
     def watch(self, step: Step) -> None:
         """See a step of the trainer."""
+        instance("step", step, Step, "a Step, as a watcher sees it")
         if step.batch % self.every:
             return
         if step.t == 1:

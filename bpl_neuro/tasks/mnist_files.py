@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from bpl_neuro.checks import flag
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["FILES", "MIRRORS", "MNIST", "MNISTFile", "load_mnist"]
@@ -105,10 +107,9 @@ def load_mnist(path: str | os.PathLike[str] | None = None, download: bool = True
         When a file is damaged: names it, the expected checksum and what to do. A damaged file is never
         passed over for one from another place. When the files are nowhere: lists the places looked in.
     """
+    flag("download", download)
     if path is not None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValidationError(f"`path` must be the path of a folder, got {path!r}")
-        folders = [Path(path).expanduser()]
+        folders = [checked_path("path", path).expanduser()]
     else:
         folders = [user_cache_path("bpl_neuro") / "mnist"]
         if variable := os.environ.get("BPL_NEURO_DATA"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import flag, generator, instance, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.losses import check_targets
 from bpl_neuro.circuit.readout import Readout
@@ -33,7 +33,7 @@ class _Trials:
     def __init__(self, batch: Batch, circuit: Circuit, readout: Readout) -> None:
         instance("batch", batch, Batch, "a Batch")
         if batch.x.shape[2] != circuit.input_size:
-            raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
+            raise ValidationError(f"the `batch` has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
         check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.output_size)
         xp, dtype, put = circuit.xp, circuit.dtype, circuit.backend.asarray
         self.B, self.T = batch.size, batch.steps
@@ -95,7 +95,7 @@ def run_batch(
     instance("learner", learner, Learner, "a Learner")
     instance("state", state, LearnerState, "a LearnerState")
     if watch is not None and not callable(watch):
-        raise ValidationError(f"`watch` must be a function of a step, got {watch!r}")
+        raise ValidationError(f"`watch` must be a function of a step, got {shown(watch)}")
     if state.learner is not learner:
         raise ValidationError(
             "`state` is the state of another learner; to go on from what it has learned, give that learner's own state "
@@ -309,6 +309,7 @@ def watched_steps(
     instance("circuit", circuit, Circuit, "a Circuit")
     instance("readout", readout, Readout, "a Readout")
     instance("rule", rule, Rule, "a Rule")
+    flag("signals", keep)
     learner = Learner(circuit, readout, rule, {}, SUM_ONLY)
     state = learner.initial(theta=theta)
     state.noise_rng = None if noise_seed is None else generator("noise_seed", noise_seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from bpl_neuro.checks import index
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, Gradients, Rule
@@ -75,8 +76,7 @@ class Step:
         if getattr(rule, "target", "state") != "state":
             raise ValidationError(f'the trace of a synapse (a, j) is shown where `target` = "state"; {rule!r}')
         units, inputs = rule.synthesiser.d, rule.synthesiser.m
-        if not (0 <= a < units and 0 <= j < inputs):
-            raise ValidationError(f"a synapse (a, j) lies in 0 … {units - 1}, 0 … {inputs - 1}; got {(a, j)}")
+        a, j = index("a", a, units - 1), index("j", j, inputs - 1)
         return rule.trace.column((self._kept or self._now()[0])["trace"], a, j)
 
     def _now(self) -> tuple[Carry, LearnerState]:

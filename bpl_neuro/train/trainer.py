@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, positive_int
+from bpl_neuro.checks import instance, plain_seed, positive_int, word
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Rule
-from bpl_neuro.tasks.base import Batch, Task
-from bpl_neuro.tasks.timing import check_step
+from bpl_neuro.tasks.base import SPLITS, Batch, Task
+from bpl_neuro.tasks.timing import batches_of, check_step, check_task
 from bpl_neuro.train import checkpoint as checkpoints
 from bpl_neuro.train.fitting import Fit
 from bpl_neuro.train.forking import Beginning, find
@@ -79,7 +79,7 @@ class Trainer:
     ) -> None:
         if isinstance(seed, np.random.Generator):
             raise ValidationError("`seed` of a Trainer must be a whole number ≥ 0: it is written to checkpoints")
-        generator("seed", seed)
+        plain_seed("seed", seed)
         self.learner = Learner(
             circuit, readout, rule, Adam() if optimiser is None else optimiser, Schedule.of(schedule, update_every),
             error_delay, rate_penalty, weight_penalty,
@@ -131,8 +131,6 @@ class Trainer:
 
     def parameter(self, name: str) -> Any:
         """The parameter "psi", "phi" or "theta" as it is now: a copy, or None."""
-        if name not in PARAMETERS:
-            raise ValidationError(f"`name` must be one of {', '.join(PARAMETERS)}, got {name!r}")
         value = self.state.parameter(name)
         return None if value is None else value.copy()
 
@@ -142,9 +140,13 @@ class Trainer:
         Raises
         ------
         ValidationError
-            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then.
+            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then. What an
+            intervention has silenced stays so, and signs are kept: such weights are put at 0.
         """
-        self.state = self.state.replace(**self.learner.parameters(values), spare={})
+        made = self.learner.parameters(values)
+        if "psi" in made:
+            self.state.circuit.constrain(made["psi"])
+        self.state = self.state.replace(**made, spare={})
         return self
 
     def trained_circuit(self) -> Circuit:
@@ -161,6 +163,8 @@ class Trainer:
 
     def predict(self, x: Any) -> Any:
         """Outputs of the trained readout for inputs (B, T, K): (B, T, M)."""
+        if isinstance(x, Batch):
+            raise ValidationError("`x` must be an array (trials, steps, inputs), got a Batch; give its `x`")
         return self.state.readout.output(self.run(x)[1])
 
     # What a training has seen.
@@ -303,9 +307,11 @@ class Trainer:
 
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
+        check_task(task)
         check_step(task, self.circuit.model)
-        totals, rng = Totals(), np.random.default_rng([seed, 1])
-        for batch in task.batches(np.random.default_rng(seed), batch_size, split):
+        positive_int("batch_size", batch_size), word("split", split, SPLITS)
+        totals, rng = Totals(), np.random.default_rng([plain_seed("seed", seed), 1])
+        for batch in batches_of(task, np.random.default_rng(int(seed)), batch_size, split):
             totals.add(score(self.state.circuit, self.state.readout, batch, rng), batch.size)
         return totals.figures("")
 
@@ -318,9 +324,7 @@ class Trainer:
         best = self.best
         if best is None:
             raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
-        kept = {name: best[name] for name in PARAMETERS if best[name] is not None}
-        self.state.circuit.constrain(kept["psi"])  # what was silenced since then stays so
-        return self.set_parameters(**kept)
+        return self.set_parameters(**{name: best[name] for name in PARAMETERS if best[name] is not None})
 
     # Files, forks, and a fresh start.
 
