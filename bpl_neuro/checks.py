@@ -18,8 +18,8 @@ import numpy as np
 from bpl_neuro.errors import ValidationError
 
 __all__ = [
-    "finite_array", "flag", "function", "generator", "index", "indices", "instance", "mapping", "number", "path",
-    "plain_seed", "positive_int", "real_array", "shown", "whole", "word", "words",
+    "a_text", "finite_array", "flag", "function", "generator", "index", "indices", "instance", "mapping", "number",
+    "path", "plain_seed", "positive_int", "real_array", "shown", "whole", "word", "words",
 ]  # fmt: skip
 
 #: the largest count that is taken: beyond it lie overflows of what is allocated, not experiments
@@ -108,6 +108,13 @@ def word(name: str, value: Any, known: Iterable[str]) -> str:
     known = list(known)
     if not isinstance(value, str) or value not in known:
         raise ValidationError(f"`{name}` must be one of {', '.join(known) or 'none'}, got {shown(value)}")
+    return value
+
+
+def a_text(name: str, value: Any) -> str:
+    """A text for people, without a NUL character."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ValidationError(f"`{name}` must be a text without a NUL character, got {shown(value)}")
     return value
 
 

@@ -108,7 +108,7 @@ def _taus(value):
         return np.asarray(value) if value.shape else float(value) * brian2.second
     if isinstance(value, str):
         return one_of("10*ms", "0.5*second")(value)
-    return array(3, within=lambda tau: (tau > 0).all())(value)
+    return array(3)(value)
 
 
 def _override(value):
@@ -122,15 +122,15 @@ recipe("Model", bpl.Model, spec=A(bpl.Model.load("linear").spec, nothing), where
 recipe("Model.load", bpl.Model.load, source=A("linear", one_of(*bpl.available_models())))
 recipe(
     "Model.from_toml", bpl.Model.from_toml,
-    text=A(bpl.Model.from_equations(**MODEL).to_toml(), nothing), where=A("here", text),
+    text=A(bpl.Model.from_equations(**MODEL).to_toml(), nothing, ("text", "TOML", "populations")), where=A("here", text),
 )
 recipe(
     "Model.from_equations", bpl.Model.from_equations,
-    equations=A(EQUATIONS, nothing), rate=A("r", one_of("r")), inputs=A(("u",), items(one_of("u"), 1)),
+    equations=A(EQUATIONS, nothing, ("equations", "text", "empty", "declared", "read", "rate")), rate=A("r", one_of("r"), ("rate", "equations")), inputs=A(("u",), items(one_of("u"), 1), ("inputs", "input")),
     method=A("euler", optional(one_of("euler", "exact", "exponential_euler"))), update=A(None, optional(nothing)),
-    parameters=A({"tau": "10*ms"}, mapping({"tau"}, _taus)), initial=A({"r": 0.5}, optional(mapping({"r"}, number()))),
-    dt=A("1*ms", one_of("10*ms")), synthesiser=A({"sees": "rate"}, optional(mapping({"sees"}, one_of("rate")))),
-    name=A("cortex", text), title=A("mine", text),
+    parameters=A({"tau": "10*ms"}, mapping({"tau"}, _taus), ("parameters", "parameter")), initial=A({"r": 0.5}, optional(mapping({"r"}, number())), ("initial", "parameter")),
+    dt=A("1*ms", either(one_of("10*ms"), lambda v: _taus(v) if getattr(v, "shape", 1) == () else nothing(v))), synthesiser=A({"sees": "rate"}, optional(mapping({"sees"}, one_of("rate")))),
+    name=A("cortex", one_of("exc")), title=A("mine", text),
 )
 recipe("Model.to_toml", lambda: circuit().model.to_toml())
 recipe("available_models", bpl.available_models)
@@ -251,7 +251,7 @@ recipe("BPLambdaEProp", bpl.BPLambdaEProp, synthesiser=OF_STATES, discounted=A(T
 OF_CURRENT_FORMS = A("full", one_of("auto", "full", "lazy", "sweep", "local"))
 recipe("CompatibleBPLambda", rules.CompatibleBPLambda, synthesiser=OF_CURRENTS, trace=OF_CURRENT_FORMS, **TRACED)
 recipe("CompatibleBPLambdaEProp", rules.CompatibleBPLambdaEProp, synthesiser=OF_CURRENTS, trace=OF_CURRENT_FORMS,
-       discounted=A(False, lambda v: flag(v) and nothing(v)), residual=A(True, flag), **TRACED)
+       discounted=A(False, flag), residual=A(True, flag), **TRACED)
 recipe("LambdaSG", rules.LambdaSG, synthesiser=OF_STATES, lam=GAMMA, **SG)
 recipe("NStepSG", rules.NStepSG, synthesiser=OF_STATES, steps=A(3, count()), **SG)
 for kind in (rules.BPTT, rules.Immediate):

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import brian2
 import numpy as np
 import xarray as xr
 from attack_recipes_core import A, batch, circuit, readout, recipe, rule, theta
-from attack_recipes_train import new_file
+from attack_recipes_train import _pair, new_file
 from attack_values import (
     Wrong,
     a,
@@ -20,7 +21,7 @@ from attack_values import (
     either,
     file,
     flag,
-    hides,
+    function,
     items,
     mapping,
     nothing,
@@ -69,11 +70,11 @@ SHARE = A(0.1, either(number(0, 0.89), a(bpl.Batch)))
 recipe(
     "ArrayTask", lambda **k: list(bpl.ArrayTask(**{"data": data} | k).batches(np.random.default_rng(0), 5)),
     data=A(data, a(bpl.Batch)), loss=A("squared_error", one_of("squared_error", "cross_entropy", "binary_cross_entropy")),
-    output_size=A(2, optional(count(2, 2))), validation=SHARE, test=SHARE, seed=A(0, seed),
+    output_size=A(2, optional(count(2, 2)), ("output_size", "outputs")), validation=SHARE, test=SHARE, seed=A(0, seed),
 )
 recipe(
     "TargetReaching", tasks.TargetReaching, patterns=A(2, count(1, 1000)), steps=A(3, count()), line=A(True, flag),
-    input_size=A(4, count(2, 10**4)), batches_per_epoch=A(3, count()), seed=A(0, seed),
+    input_size=A(4, count(2, 10**4), ("input_size", "patterns")), batches_per_epoch=A(3, count()), seed=A(0, seed),
 )
 recipe(
     "DelayedReach", tasks.DelayedReach, targets=A(2, count(1, 10**4)), cue=duration("100*ms"),
@@ -85,7 +86,7 @@ recipe(
     delay=A(("100*ms", "200*ms"), times), reach=duration("200*ms"), reaction=duration("50*ms", 0), dt=DT, **EPOCH,
 )
 recipe(
-    "CueOutcome", tasks.CueOutcome, magnitudes=A((1.0, 0.5), lambda v: _two(v)),
+    "CueOutcome", tasks.CueOutcome, magnitudes=A((1.0, 0.5), lambda v: _two(v), ("magnitudes", "probabilities")),
     probabilities=A((0.75, 1.0), lambda v: _two(v, 0, 1)), cue=duration("50*ms"), delay=duration("200*ms"),
     outcome=duration("50*ms"), wait=duration("100*ms"), dt=DT, **EPOCH,
 )
@@ -110,6 +111,12 @@ def _two(value, low=-1e300, high=1e300):
     return plain
 
 
+def _not_finite(value):
+    if not isinstance(value, float) or np.isfinite(value):
+        raise Wrong
+    return value
+
+
 MADE = {
     "ArrayTask": bpl.ArrayTask(data), "TargetReaching": tasks.TargetReaching(steps=3, batches_per_epoch=2),
     "DelayedReach": tasks.DelayedReach(batches_per_epoch=1), "CueOutcome": tasks.CueOutcome(batches_per_epoch=1),
@@ -131,7 +138,7 @@ recipe(
     pattern=A(BITS, array(None, None, 8, within=lambda p: np.isin(p, (0, 1)).all())),
 )
 recipe("CopyRepeat.bits_per_bit", MADE["CopyRepeat"].bits_per_bit, loss=A(0.3, number(0)))
-recipe("CopyRepeat.advance", lambda loss: tasks.CopyRepeat().advance(loss), loss=A(0.3, number(0)))
+recipe("CopyRepeat.advance", lambda loss: tasks.CopyRepeat().advance(loss), loss=A(0.3, either(number(0), lambda v: _not_finite(v))))
 recipe("CopyRepeat.state", lambda: tasks.CopyRepeat().state())
 recipe(
     "CopyRepeat.restore", lambda state: tasks.CopyRepeat().restore(state), state=A(tasks.CopyRepeat().state(), nothing)
@@ -154,11 +161,8 @@ def _figure():
 
 
 def axes():
-    """Empty axes; the same ones, for a figure takes long to make."""
-    found = _figure()[1]
-    for ax in found.flat:
-        ax.cla()
-    return found
+    """Empty axes: the same ones as long as nothing was drawn, for a figure takes long to make."""
+    return _figure()[1]
 
 
 @functools.cache
@@ -172,7 +176,7 @@ def traced():
 
 
 CURVES = mapping({"a"}, array(3, finite=False))
-CURVE = A({"a": np.ones((2, 3))}, either(mapping((), nothing)))
+CURVE = A({"a": np.ones((2, 3))}, optional(mapping(("a",), array(3, finite=False))))
 AX, AXES = A(None, nothing, ("ax",)), A(None, nothing, ("axes",))
 
 
@@ -184,6 +188,7 @@ def draws(plot, **fixed):
         if k[first] is OURS:
             k[first] = axes()[0, 0] if first == "ax" else axes().ravel()
         plot(**fixed | k)
+        _figure.cache_clear()
 
     return call
 
@@ -198,7 +203,7 @@ recipe(
     path=A(new_file(".png"), nothing, ("path", "fig")),
 )
 recipe("plotting.readable_log", plotting.readable_log, axis=A(None, nothing))
-X3 = A(np.arange(3), array(3))
+X3 = A(np.arange(3), array(3), ("step", "x", "optimum", "curves"))
 LABEL = A("what", text)
 recipe("plotting.plot_alignment", draws(plotting.plot_alignment), ax=AX, step=X3, curves=CURVE, optimum=A(np.ones((2, 3)), optional(
     either(array(3, finite=False), array(None, 3, finite=False)))))
@@ -211,9 +216,9 @@ recipe("plotting.plot_synapse", draws(plotting.plot_synapse), axes=AXES, trace=A
 RECORDED = xr.DataArray(np.ones(3), {"step": np.arange(1, 4)}, "step", name="g")
 recipe("plotting.plot_traces", draws(plotting.plot_traces), ax=AX, recorded=A(RECORDED, nothing))
 recipe("plotting.plot_weights", draws(plotting.plot_weights), ax=AX, weights=A(np.eye(3), array(None, None)),
-       exists=A(np.eye(3), optional(array(3, 3))), pre=LABEL, post=LABEL)
+       exists=A(np.eye(3), optional(array(3, 3, within=lambda e: np.isin(e, (0, 1)).all()))), pre=LABEL, post=LABEL)
 recipe("plotting.plot_trace", lambda **k: plotting.plot_trace(circuit(), **{"readout": readout(), "rule": rule(), "batch": batch(), "theta": theta(), "synapse": (1, 2)} | k) and None,
-       synapse=A((1, 2), nothing), trial=A(0, count(0, 1)))
+       synapse=A((1, 2), _pair), trial=A(0, count(0, 1)))
 
 # Benchmarks
 
@@ -255,36 +260,28 @@ def _by_seed(value):
     return {k: number()(v) for k, v in value.items()}
 
 
-def _some(value):
-    if hides(value) or (
-        not isinstance(value, list | tuple | range | np.ndarray | xr.DataArray) and type(value).__name__ != "Series"
-    ):
-        raise Wrong
-    return array(None)(value)
-
-
 for name in ("figures", "tables", "markdown", "results_text"):
     recipe(f"benchmark.{name}", getattr(benchmark, name), results=A(RESULTS, nothing))
 recipe("benchmark.merge", benchmark.merge, first=A(RESULTS, nothing), second=A(RESULTS, nothing))
 recipe("benchmark.collect", benchmark.collect, folder=A(new_file(), nothing))
 recipe("benchmark.choose", benchmark.choose, tuning=A([RECORD], nothing))
-recipe("benchmark.summarise", benchmark.summarise, values=A(np.ones(3), _some))
+recipe("benchmark.summarise", benchmark.summarise, values=A(np.ones(3), array(None)))
 recipe("benchmark.difference", benchmark.difference, **NUMBERS)
 recipe("benchmark.as_markdown", benchmark.as_markdown, found=A(benchmark.tables(RESULTS), lambda v: items(nothing)(v)))
-recipe("benchmark.Job", benchmark.Job, stage=A("runs", one_of("tuning", "runs")), label=A("one", text), seed=A(0, count(0, 10**40)), options=A({"eta": 0.1}, mapping({"a"}, number())))
+recipe("benchmark.Job", benchmark.Job, stage=A("runs", one_of("tuning", "runs")), label=A("one", text), seed=A(0, count(0, 10**40)), options=A({"eta": 0.1}, optional(mapping({"a"}, number()))))
 JOB = benchmark.Job("runs", "one", 0, {})
 recipe(
     "benchmark.JobFile",
     benchmark.JobFile,
     folder=A(new_file(), file),
     job=A(JOB, nothing),
-    about=A({}, lambda v: _named(v)),
+    about=A({}, optional(lambda v: _named(v))),
 )
 recipe(
     "benchmark.JobFile.write", lambda done: benchmark.JobFile(new_file(), JOB, {}).write(done=done), done=A(True, flag)
 )
-recipe("benchmark.run_jobs", benchmark.run_jobs, function=A(print, nothing), calls=A({}, lambda v: mapping((), nothing)(v)), jobs=A(1, count()), title=A("x", text))
-recipe("benchmark.collect_curricula", benchmark.collect_curricula, paths=A([new_file()], nothing))
+recipe("benchmark.run_jobs", benchmark.run_jobs, function=A(print, function), calls=A({}, optional(mapping((), nothing))), jobs=A(1, count()), title=A("x", text))
+recipe("benchmark.collect_curricula", benchmark.collect_curricula, paths=A([new_file()], nothing, ("paths", "cannot read")))
 recipe(
     "benchmark.merge_curricula", benchmark.merge_curricula, first=A(CURRICULA, nothing), second=A(CURRICULA, nothing)
 )
@@ -292,6 +289,6 @@ recipe("benchmark.curriculum_table", benchmark.curriculum_table, results=A(CURRI
 
 
 def _named(value):
-    if not isinstance(value, dict) or any(not isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or any(not isinstance(key, str) for key in value):
         raise Wrong
-    return value
+    return dict(value)

@@ -80,7 +80,7 @@ def finite_labels(y):
 ZERO_ONE = lambda x: np.isin(x, (0, 1)).all()  # noqa: E731
 ENDS = np.tile([False, True, False, True], (B, 1))
 recipe(
-    "Batch", bpl.Batch, x=A(batch().x, array(B, T, None)), y=A(batch().y, array(B, T, None)),
+    "Batch", bpl.Batch, x=A(batch().x, array(B, T, None), ("x", "y")), y=A(batch().y, array(B, T, None)),
     mask=A(np.ones((B, T)), optional(array(B, T, within=lambda m: (m >= 0).all()))),
     end=A(ENDS, optional(array(B, T, within=lambda e: ZERO_ONE(e) and e.any(axis=1).all()))),
     stream=A(False, flag), padding=A(np.zeros((B, T), bool), optional(array(B, T, within=ZERO_ONE))),
@@ -145,10 +145,10 @@ recipe("Trainer.predict", lambda x: trainer().predict(x), x=X)
 recipe("Trainer.train_batch", lambda **k: trainer().train_batch(**k), batch=A(batch(), a(bpl.Batch)), watch=A(None, optional(_watcher)))
 recipe(
     "Trainer.fit", lambda task, **k: trainer().fit(task, **{"epochs": 2, "progress": False} | k).losses,
-    task=A(task(), nothing), epochs=A(2, count(1, 10)), batch_size=A(2, count(1, 100)),
+    task=A(task(), nothing), epochs=A(2, optional(count(1, 10))), batch_size=A(2, count(1, 100)),
     stop_at=A(3, optional(count(1, 100))), validate=A(False, flag),
     callbacks=A([], items(_watcher)), watch=A(None, optional(_watcher)), recorder=A(None, optional(nothing)),
-    progress=A(False, flag), checkpoint=A(None, optional(nothing)), checkpoint_every=A(None, optional(count())),
+    progress=A(False, flag), checkpoint=A(None, optional(file)), checkpoint_every=A(None, optional(count())),
 )
 recipe(
     "Trainer.evaluate", lambda **k: trainer().evaluate(**k), task=A(task(), nothing),
@@ -157,7 +157,7 @@ recipe(
 recipe("Trainer.plan", lambda **k: trainer().plan(**k), batch_size=A(2, count()), steps=A(3, count()))
 recipe("Trainer.save", lambda path: trainer().save(path), path=A(new_file(), file))
 recipe("Trainer.restore", lambda path: trainer().restore(path), path=A(new_file(), nothing))
-recipe("Trainer.fork", lambda trial: trainer().fork(trial).state, trial=A(2, optional(either(count(0, 0), one_of_counts := lambda v: _among(v, (0, 2, 4))))))
+recipe("Trainer.fork", lambda trial: trainer().fork(trial).state, trial=A(2, optional(lambda v: _among(v, (0, 2, 4)))))
 
 
 def _among(value, known):
@@ -209,7 +209,7 @@ recipe(
     steps=A([1, 2], either(optional(SLICES), CHOSEN(1))), trials=A([0], either(optional(SLICES), CHOSEN(0))),
     units=A([0, 2], either(optional(SLICES), one_of("cortex"), lambda v: _below(v, 3))),
     flush_every=A(1, optional(count())), chunk_steps=A(2, optional(count())), buffer_bytes=A(2**20, count()),
-    resume_at=A(None, optional(nothing)),
+    resume_at=A(None, optional(nothing), ("resume_at", "recording")),
 )
 
 
@@ -284,6 +284,7 @@ AT = {**LEARNER, **GRADIENTS}
 recipe("analysis.alignment", analysis.alignment, **AT)
 recipe("analysis.causality", lambda trainer, **k: analysis.causality(trainer, **k), trainer=A(_trained(), nothing), batch=A(batch(), a(bpl.Batch)),
        step=A(2, count(1, 3)), seed=A(0, seed))
+OURS = object()
 ROWS = either(array(None, None), array(None), array(None, None, None))
 recipe(
     "analysis.cosine",
@@ -293,7 +294,7 @@ recipe(
 )
 recipe("analysis.least_squares_theta", analysis.least_squares_theta, **LEARNER, batch=A(batch(), a(bpl.Batch)), ridge=A(1e-6, number(0, above=True)),
        noise_seed=A(0, optional(seed)))
-recipe("analysis.principal_subspace", analysis.principal_subspace, errors=A(np.random.default_rng(0).normal(size=(5, 3)), ROWS), dimension=A(2, count(1, 3)))
+recipe("analysis.principal_subspace", analysis.principal_subspace, errors=A(np.random.default_rng(0).normal(size=(5, 3)), ROWS, ("errors", "dimension")), dimension=A(2, count(1, 3)))
 recipe(
     "analysis.synapse_trace",
     analysis.synapse_trace,
@@ -301,11 +302,11 @@ recipe(
     synapse=A((1, 2), lambda v: _pair(v)),
     trial=A(0, count(0, 1)),
 )
-recipe("analysis.trial_mean", analysis.trial_mean, values=A(np.ones((4, 2)), array(None, None, finite=False)))
-recipe("analysis.true_later_gradient", lambda **k: analysis.true_later_gradient(**{"steps": _steps()} | k), steps=A(None, nothing), gamma=A(0.9, number(0, 1)))
+recipe("analysis.trial_mean", analysis.trial_mean, values=A(np.ones((4, 2)), either(array(None, None, finite=False), array(0, 2))))
+recipe("analysis.true_later_gradient", lambda **k: analysis.true_later_gradient(**k | ({"steps": _steps()} if k["steps"] is OURS else {})), steps=A(OURS, nothing), gamma=A(0.9, number(0, 1)))
 recipe(
     "compare", bpl.compare, circuit=the_circuit(), readout=A(readout(), a(bpl.Readout)), batch=A(batch(), a(bpl.Batch)),
-    rules=A([bpl.rules.EProp(circuit())], nothing), theta=A(None, optional(either(mapping({"eprop"}, nothing), array(theta().size)))),
+    rules=A([rule()], nothing), theta=A(theta(), optional(either(mapping({"bp_lambda"}, nothing), array(theta().size)))),
     noise_seed=A(0, optional(seed)), fitted_on=A(batch(), optional(a(bpl.Batch))),
 )
 recipe("comparison_table", bpl.comparison_table, found=A(bpl.compare(circuit(), readout(), batch(), [bpl.rules.EProp(circuit())]), nothing),

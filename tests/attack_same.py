@@ -21,7 +21,7 @@ def same(first, second, seen=None) -> bool:
             return a.shape == b.shape and all(same(x, y, seen) for x, y in zip(a.flat, b.flat, strict=True))
         return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")
     if isinstance(first, float | int) and isinstance(second, float | int):
-        return first == second or (first != first and second != second)
+        return float(first) == float(second) or (first != first and second != second)
     if type(first) is not type(second):
         return False
     if isinstance(first, xr.Dataset | xr.DataArray):

@@ -56,6 +56,8 @@ class Job:
 
     def __post_init__(self) -> None:
         word("stage", self.stage, STAGES), instance("label", self.label, str, "a text"), plain_seed("seed", self.seed)
+        if any(part in self.label for part in ("/", "\\", "\0")):
+            raise ValidationError(f"`label` must be part of a file's name, without a separator, got {self.label!r}")
         for name, value in mapping("options", self.options, "names to numbers").items():
             number(f"options[{name!r}]", value, low=-math.inf, above=True)
 
@@ -102,7 +104,7 @@ class JobFile:
     def write(self, *, done: bool = False) -> None:
         """Keep the record."""
         self.done = flag("done", done)
-        content = self.about | {"job": asdict(self.job), "done": done, "record": self.record}
+        content = self.about | {"job": asdict(self.job), "done": self.done, "record": self.record}
         atomic_write(self.path, json.dumps(content, ensure_ascii=False) + "\n")
 
 

@@ -49,7 +49,7 @@ def population_sizes(model: Model, size: int | Mapping[str, int]) -> dict[str, i
     if set(size) != set(names):
         given = ", ".join(map(str, size))
         raise ValidationError(f"`size` must have exactly the populations {', '.join(names)}; got {shown(given)}")
-    return {name: positive_int(f"size` of `{name}", size[name], MOST_NEURONS) for name in names}
+    return {name: positive_int(f"size of {name}", size[name], MOST_NEURONS) for name in names}
 
 
 def wire(

@@ -200,6 +200,9 @@ def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
         raise ValidationError(f"`dimension` must lie in 1 … {rows.shape[1]}, got {dimension!r}")
     if not np.isfinite(rows).all():
         raise ValidationError("`errors` must be finite")
+    largest = np.abs(rows).max()
+    if largest > 1e100:  # whose squares would overflow
+        rows = rows / largest
     return np.linalg.svd(rows.T @ rows, hermitian=True)[0][:, :dimension]
 
 

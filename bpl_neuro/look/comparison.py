@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Column, Table
 
-from bpl_neuro.checks import instance, mapping, real_array, shown
+from bpl_neuro.checks import a_text, instance, mapping, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -73,8 +73,8 @@ def compare(
     if isinstance(theta, Mapping):
         if unknown := [label for label in theta if label not in labelled]:
             raise ValidationError(f"`theta` has {shown(unknown[0])}; the rules are {', '.join(labelled)}")
-    elif theta is not None:
-        real_array("theta", theta)  # a list of rules may have none that takes it
+    elif theta is not None and all(rule.initial_theta() is None for rule in labelled.values()):
+        raise ValidationError("`theta` is that of a synthesiser, and none of the rules has one")
     host = circuit.backend.to_host
     seen, outcome = watched_steps(circuit, readout, BPTT(circuit), batch, None, noise_seed)
     later = true_later_gradient(seen)
@@ -107,7 +107,7 @@ def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
     if not isinstance(found, xr.Dataset) or not {"cosine", "norm_ratio"} <= set(found) or "rule" not in found.dims:
         raise ValidationError(f"`found` must be what `compare` or `PassiveRules.result` gave, got {shown(found)}")
     if title is not None:
-        instance("title", title, str, "a text")
+        a_text("title", title)
     columns: list[Column | str] = [
         Column("rule", no_wrap=True),
         "online",

@@ -72,7 +72,7 @@ class PassiveRules:
         self._onlookers = {
             label: _Onlooker(rule, trainer.circuit, optimisers[label]) for label, rule in self.rules.items()
         }
-        mover = by_name(drift, ("drift",))["drift"]
+        mover = by_name(drift, ("drift",), "drift").get("drift") or Adam()
         self._drifts = {label: _Drift(trainer.circuit, mover) for label in ("true", *self.rules)}
         self._seen: list[Step] = []
         self._figures: list[xr.Dataset] = []

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
-from bpl_neuro.checks import instance, mapping, number, positive_int, real_array, shown
+from bpl_neuro.checks import a_text, instance, mapping, number, positive_int, real_array, shown
 from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import synapse_trace
@@ -154,7 +154,7 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
 
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
     """Learning curves: label → (seeds, points), drawn as median and quartiles."""
-    instance("xlabel", xlabel, str, "a text"), instance("ylabel", ylabel, str, "a text")
+    a_text("xlabel", xlabel), a_text("ylabel", ylabel)
     x = _points("x", x)
     _draw_curves(ax, x, curves)
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -162,7 +162,7 @@ def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray],
         ax.xaxis.get_major_locator().set_params(integer=True)
         if len(x) == 1:
             ax.set_xlim(x[0] - 1, x[0] + 1)
-    if len(curves) > 1:
+    if curves and len(curves) > 1:
         ax.legend(frameon=False)
     return ax
 
@@ -320,9 +320,11 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
         If `weights` is not a matrix of finite numbers.
     """
     instance("ax", ax, Axes, "matplotlib Axes")
-    instance("pre", pre, str, "a text"), instance("post", post, str, "a text")
+    a_text("pre", pre), a_text("post", post)
     weights = real_array("weights", weights).astype(float)
-    if exists is not None and (exists := real_array("exists", exists)).shape != weights.shape:
+    if exists is not None and not np.isin(exists := real_array("exists", exists), (0, 1)).all():
+        raise ValidationError("`exists` must hold booleans, or 0 and 1")
+    if exists is not None and exists.shape != weights.shape:
         raise ValidationError(f"`exists` must have the shape of `weights`, {weights.shape}, got {exists.shape}")
     if weights.ndim == 2 and not np.isfinite(weights).all():
         raise ValidationError("`weights` must be finite")

@@ -66,7 +66,7 @@ class IntervalTiming:
         batches_per_epoch: int = 50,
     ) -> None:
         self.dt = step_size(dt)
-        if isinstance(intervals, str) or not isinstance(intervals, Sequence) or not intervals:
+        if not isinstance(intervals, list | tuple) or not intervals:
             raise ValidationError(f'`intervals` must be a list of times like ["200*ms"], got {shown(intervals)}')
         self._pulse, self._wait = (
             whole_steps("pulse", pulse, self.dt, least=1),

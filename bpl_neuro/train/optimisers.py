@@ -221,16 +221,18 @@ def without_momentum(optimiser: Any) -> Any:
     return replace(optimiser, beta1=0.0) if isinstance(optimiser, Adam) and optimiser.beta1 is None else optimiser
 
 
-def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str]) -> dict[str, Optimiser]:
+def by_name(
+    given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str], argument: str = "optimiser"
+) -> dict[str, Optimiser]:
     """An optimiser for each name: the one given, those of a mapping, or Adam; ValidationError for an unknown name."""
     optimisers = Adam() if given is None else given
     if not isinstance(optimisers, Mapping):
-        return dict.fromkeys(names, _checked(optimisers, "`optimiser`", "or a mapping"))
+        return dict.fromkeys(names, _checked(optimisers, f"`{argument}`", "or a mapping"))
     for name in optimisers:
         if not isinstance(name, str) or name not in names:
-            raise ValidationError(f"`optimiser` has {shown(name)}; known: {', '.join(names)}")
+            raise ValidationError(f"`{argument}` has {shown(name)}; known: {', '.join(names)}")
     return {
-        name: _checked(optimiser, f"`optimiser` of {name}", "or None")
+        name: _checked(optimiser, f"`{argument}` of {name}", "or None")
         for name, optimiser in optimisers.items()
         if optimiser is not None
     }

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import instance, plain_seed, positive_int, word
+from bpl_neuro.checks import instance, plain_seed, positive_int, whole, word
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -330,7 +331,7 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Everything needed to go on to the same bits, in one file, atomically and without pickle."""
-        checkpoints.save(self.state, self.seed, path)
+        checkpoints.save(self.state, self.seed, checked_path("path", path))
 
     def restore(self, path: str | Path) -> Trainer:
         """Continue from a file that `save` wrote, with a circuit, readout and rule of the same shapes.
@@ -340,7 +341,7 @@ class Trainer:
         ValidationError
             If the file is damaged or does not fit; nothing is changed then.
         """
-        self.state, self._beginning = checkpoints.restore(self.learner, self.seed, path), None
+        self.state, self._beginning = checkpoints.restore(self.learner, self.seed, checked_path("path", path)), None
         return self
 
     def fork(self, trial: int | None = None) -> Trainer:
@@ -362,7 +363,7 @@ class Trainer:
         """
         if trial is None:
             return self._with(self.state.copy())
-        begun, stop_at = find(self._beginning, trial, self.state.log.ends)
+        begun, stop_at = find(self._beginning, whole("trial", trial), self.state.log.ends)
         fork = self._with(begun.state.copy())
         if stop_at == fork.batches:
             return fork

@@ -276,10 +276,10 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
     n, m = rule.synthesiser.n, rule.synthesiser.m
     try:
         pairs = [[operator.index(a), operator.index(j)] for a, j in given]
-    except (TypeError, ValueError):
+    except Exception:  # whatever a stranger says when it is asked
         pairs = []
     if not pairs or any(not (0 <= a < n and 0 <= j < m) for a, j in pairs):
-        raise ValidationError(f"`synapses` must be pairs (a, j) in 0 … {n - 1}, 0 … {m - 1}; got {given!r}")
+        raise ValidationError(f"`synapses` must be pairs (a, j) in 0 … {n - 1}, 0 … {m - 1}; got {shown(given)}")
     return pairs
 
 
