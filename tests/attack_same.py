@@ -37,7 +37,8 @@ def same(first, second, seen=None) -> bool:
     if type(first).__module__.startswith("matplotlib"):
         return True  # drawn: what is in a figure has tests of its own
     if hasattr(first, "__dict__") and not isinstance(first, BaseException):
-        return same(vars(first), vars(second), seen)
+        a, b = vars(first), vars(second)  # in whatever order they were set
+        return a.keys() == b.keys() and all(same(a[name], b[name], seen) for name in a)
     if hasattr(first, "__slots__"):
         return all(same(getattr(first, n, None), getattr(second, n, None), seen) for n in first.__slots__)
     return str(first) == str(second) if isinstance(first, BaseException) else first == second

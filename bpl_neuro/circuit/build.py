@@ -86,7 +86,8 @@ def wire(
         synapses.append(Synapses(key, post, pre, tuple(names.index(p) for p in projection.inputs), line))
     for pop in populations:
         shapes[f"bias->{pop.name}"] = (pop.P, pop.N)
-    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), backend)
+    made_of = (model, sizes, inputs, overrides, dtype, backend)
+    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), backend, made_of)
 
 
 def initial_weights(wiring: Wiring, rng: np.random.Generator) -> np.ndarray:

@@ -344,6 +344,17 @@ class Circuit(Dynamics):
             pop.name: s[..., pop.state_slice].reshape(*s.shape[:-1], pop.N, pop.S) for pop in self.wiring.populations
         }
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Circuit:
+        return self  # it never changes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: read-only views are made again. What is pickled together still fits together."""
+        return vars(self) | {"weights": None, "clamped": dict(self.clamped)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"clamped": MappingProxyType(state["clamped"])})
+        self._take(self._psi)
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())
         return (

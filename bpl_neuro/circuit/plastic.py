@@ -14,6 +14,7 @@ from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.equations import NeuronEquations
 
 __all__ = ["PlasticSynthesiser"]
 
@@ -32,6 +33,7 @@ class PlasticSynthesiser(Synthesiser):
     own_units = True
 
     def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
+        self.learned = subspace is not None
         if subspace is None:
             self._expand(rng, layer["expansion"], layer["fan_in"])
             if self.Q is None:
@@ -54,6 +56,10 @@ class PlasticSynthesiser(Synthesiser):
         self.exists = self.circuit.backend.asarray(self.Q != 0, self.circuit.dtype)
         self.exists[:, -1] = 1
         self.layout = Layout({"output": (self.d, self.m), "expansion": self.hidden})
+
+    def _layer_unit(self) -> NeuronEquations:
+        """Linear where the layer is a learned subspace."""
+        return granule("v") if self.learned else super()._layer_unit()
 
     def initial_theta(self) -> Any:
         """The output weights 0, the layer at Q."""

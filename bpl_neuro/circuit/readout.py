@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import flag, generator, instance, positive_int, word
+from bpl_neuro.checks import flag, generator, instance, positive_int, shown, word
 from bpl_neuro.circuit.build import MOST_NEURONS
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
@@ -110,6 +111,27 @@ class Readout:
         other._take(phi)
         return other
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Readout:
+        return self  # it never changes
+
+    def __copy__(self) -> Readout:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: read-only views are made again, a loss of the package's own is found by its name."""
+        if not isinstance(self.loss, str):
+            try:
+                pickle.dumps(self.loss)
+            except Exception as error:
+                raise ValidationError(
+                    f"`loss` {shown(self.loss)} cannot be pickled ({error}); one defined in a module can"
+                ) from None
+        return vars(self) | {"weights": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take(self._phi)
+
     def output(self, rate: Any) -> Any:
         """y of rates (…, N): (…, M)."""
         rate = self.circuit.own_array("rate", rate)
@@ -126,6 +148,17 @@ class Readout:
         """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
         weight = 1 / positive_int("trials", trials) if self.reduction == "mean" else 1.0
         return weight * self.circuit.model.dt if self.continuous_time else weight
+
+    def _own_loss(self, y: Any, target: Any) -> tuple[Any, Any]:
+        """What a user's loss gives, which may be anything, in the shapes that it must have."""
+        xp, given = self.circuit.xp, self._loss(self.circuit.xp, y, target)
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValidationError(f"`loss` must give (value (B,), gradient (B, M)), got {shown(given)}")
+        arrays = [self.circuit.own_array("loss", part) for part in given]
+        for array, shape, what in zip(arrays, (y.shape[:1], y.shape), ("value", "gradient"), strict=True):
+            if array.shape != shape:
+                raise ValidationError(f"`loss` must give a {what} of shape {shape}, got {array.shape}")
+        return arrays[0], xp.asarray(arrays[1])
 
     def credit(
         self, state: State, target: Any, weight: Any, feedback: Feedback | None = None
@@ -153,7 +186,7 @@ class Readout:
         """
         xp = self.circuit.xp
         y = self._output(state.rate)
-        loss, dy = self._loss(xp, y, target)
+        loss, dy = self._loss(xp, y, target) if isinstance(self.loss, str) else self._own_loss(y, target)
         dy = dy * weight[:, None]
         rate = state.rate[:, self.columns]
         gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])

@@ -118,8 +118,8 @@ class Synthesiser:
     own_units = True
     hidden: tuple[int, int] | None = None
 
-    def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
-        """The class that these options ask for."""
+    def __new__(cls, circuit: Any = None, **options: Any) -> Synthesiser:
+        """The class that these options ask for; without any, as pickle calls it, the one it is called of."""
         if cls is Synthesiser:
             from bpl_neuro.circuit import compatible, plastic, subspace  # which are built on this class
 
@@ -173,8 +173,7 @@ class Synthesiser:
         )
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
-        _, inputs, constants = unit.symbols
-        self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self._unit = self._compiled("unit", unit)
         self.regression: Regression | None = None
         if self.linear and not self.hidden:
             self.regression = Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
@@ -270,9 +269,28 @@ class Synthesiser:
     def _layer(self, Q: np.ndarray, unit: NeuronEquations, values: Mapping[str, float]) -> None:
         """Take an expansion layer with these weights and this unit."""
         self.Q = self.circuit.backend.asarray(Q, self.circuit.dtype)
-        _, inputs, constants = unit.symbols
-        self._granule = self.circuit.backend.elementwise("granule", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self._granule = self._compiled("granule", unit)
         self._granule_constants = [values[p] for p in unit.parameters] + [self.circuit.model.dt]
+
+    def _compiled(self, name: str, unit: NeuronEquations) -> Any:
+        """A unit's rate and its slope as a function of inputs and parameters."""
+        _, inputs, constants = unit.symbols
+        return self.circuit.backend.elementwise(name, [inputs, constants], [unit.rate, unit.rate_slope()])
+
+    def _layer_unit(self) -> NeuronEquations:
+        """The unit of the expansion layer, if there is one."""
+        return (self.circuit.model.expansion or (granule(), {}))[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what is compiled, which is compiled again."""
+        return {name: value for name, value in vars(self).items() if name not in ("_unit", "_granule")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "_constants" in state:
+            self._unit = self._compiled("unit", self.circuit.model.synthesiser)
+        if "_granule_constants" in state:
+            self._granule = self._compiled("granule", self._layer_unit())
 
 
 def plastic_in_the_model(circuit: Any, expansion: Any) -> bool:

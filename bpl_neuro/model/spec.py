@@ -219,6 +219,10 @@ class Model:
         """The text of a model file that gives this model again."""
         return tomli_w.dumps(self.spec.model_dump(by_alias=True, exclude_none=True), multiline_strings=True)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the equations are read again."""
+        return Model, (self.spec, self.where)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         return self  # a model never changes
 

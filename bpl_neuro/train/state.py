@@ -146,6 +146,16 @@ class Learner:
                 f"{self.schedule.name!r}; it knows its gradient only at a trial's end"
             )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Learner:
+        return self  # it never changes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the read-only mapping is made again."""
+        return vars(self) | {"optimisers": dict(self.optimisers)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"optimisers": MappingProxyType(state["optimisers"])})
+
     @property
     def least_squares(self) -> bool:
         """Whether θ learns by least squares."""

@@ -205,6 +205,10 @@ class Recorder:
         self.flush()
         self._closed = True
 
+    def __reduce__(self) -> Any:
+        """Two of it would write into one file."""
+        raise TypeError("a Recorder cannot be pickled or copied: it is bound to its file; see `Recorder.resume`")
+
     def __enter__(self) -> Recorder:
         return self
 
