@@ -23,7 +23,7 @@ INSIDE = {
     "Transition": MADE, "Trajectory": MADE, "Step": MADE, "Outcome": MADE, "LearnerState": MADE, "Task": "a protocol",
     "Rule": LOOP, "Table": MADE, "Summary": MADE, "Difference": MADE, "reference": TRUTH, "Gradients": "a type", "Trace": LOOP,
     "TracedRule": "the base of rules with a trace", "Circuit.holding": HANDS, "Readout.holding": HANDS, "Circuit.own_array": HANDS,
-    "Circuit.constrain": LOOP, "Readout.credit": LOOP, "Feedback.weights": LOOP, "Feedback.transition": LOOP,
+    "Circuit.constrain": LOOP, "Readout.credit": LOOP, "Readout.errors": LOOP, "Readout.gradient": LOOP, "Readout.sent_back": LOOP, "Feedback.weights": LOOP, "Feedback.transition": LOOP,
     "Circuit.plastic_weights": "takes nothing", "LearnerState.take": HANDS, "LearnerState.give_back": HANDS, "Schedule.due": LOOP,
 }  # fmt: skip
 #: methods of a contract, whatever class has them

@@ -184,13 +184,23 @@ class Readout:
             ∂L_t/∂φ.
         output : (B, M) array
         """
-        xp = self.circuit.xp
-        y = self._output(state.rate)
+        loss, errors, y = self.errors(state, target, weight)
+        return loss, self.sent_back(state, errors, feedback), self.gradient(state, errors), y
+
+    def errors(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any]:
+        """Weighted loss (B,), its gradient with respect to the outputs, (B, M), and the outputs."""
+        xp, y = self.circuit.xp, self._output(state.rate)
         loss, dy = self._loss(xp, y, target) if isinstance(self.loss, str) else self._own_loss(y, target)
-        dy = dy * weight[:, None]
+        return loss * weight, dy * weight[:, None], y
+
+    def gradient(self, state: State, errors: Any) -> Any:
+        """∂L/∂φ, (|φ|,), of errors at the outputs, (B, M)."""
         rate = state.rate[:, self.columns]
-        gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
-        dr = xp.zeros_like(state.rate)
+        return self.circuit.xp.concatenate([(errors.T @ rate).reshape(-1), errors.sum(axis=0)])
+
+    def sent_back(self, state: State, errors: Any, feedback: Feedback | None = None) -> Any:
+        """c (B, n) of errors at the outputs, (B, M), through W or what `feedback` makes of it."""
+        dr = self.circuit.xp.zeros_like(state.rate)
         W = self.weights["weights"]
-        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
-        return loss * weight, self.circuit.rate_credit(state, dr), gradient, y
+        dr[:, self.columns] = errors @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
+        return self.circuit.rate_credit(state, dr)

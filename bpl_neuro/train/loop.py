@@ -34,6 +34,7 @@ class _Trials:
 
     def __init__(self, batch: Batch, circuit: Circuit, readout: Readout, batches: int = 0) -> None:
         self.batches = batches  # trained before this one
+        self.errors: dict[int, Any] = {}  # at the readout's outputs, of the steps so far
         instance("batch", batch, Batch, "a Batch")
         if batch.x.shape[2] != circuit.input_size:
             raise ValidationError(f"the `batch` has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
@@ -52,7 +53,8 @@ class _Trials:
     def credit(self, t: int, state: State, readout: Readout, outcome: Outcome, feedback: Any) -> tuple[Any, Any]:
         """c_t and the gradient of φ at a step where a loss is due; the loss goes to `outcome`."""
         weight = self.mask[:, t]
-        loss, c, gradient, output = readout.credit(state, self.y[:, t], weight * self.share, feedback)
+        loss, errors, output = readout.errors(state, self.y[:, t], weight * self.share)
+        self.errors[t] = errors
         total = float(loss.sum()) / (self.B if readout.reduction == "sum" else 1)
         if not math.isfinite(total):
             raise DivergenceError(t + 1, self.batches, "loss", outcome.loss)
@@ -61,7 +63,7 @@ class _Trials:
             right = output.argmax(axis=1) == self.y[:, t]
             outcome.correct += float((right * weight).sum())
             outcome.scored += float(weight.sum())
-        return c, gradient
+        return readout.sent_back(state, errors, feedback), readout.gradient(state, errors)
 
     def penalty(self, t: int, state: State, circuit: Circuit, rho: float) -> Any:
         """∂/∂s of ½ ρ Σ r², 0 where there is only padding."""
@@ -180,7 +182,12 @@ def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
         circuit = updates.circuit
         state.steps += 1
         if watch:
-            _show(watch, Step(t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state))
+            _show(
+                watch,
+                Step(
+                    t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state, trials.errors.get(t)
+                ),
+            )
         now = circuit.reset(transition.new, end) if trials.ending[t] else transition.new
     outcome.report, outcome.figures = rule.report(carry), rule.figures(carry)
     if stream:
@@ -209,7 +216,10 @@ def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
             arguments = (trajectory[t], trajectory.c[t], trials.end[t], state.theta)
             seen = rule.observe(carry, *arguments)
             carry, signals, _ = _moved(rule, rule.step(carry, *arguments))
-            _show(watch, Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state))
+            _show(
+                watch,
+                Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state, trials.errors.get(t)),
+            )
     gradients = rule.finish(carry, trajectory, state.theta)
     if not isinstance(gradients, dict):
         raise ValidationError(f"`finish` of {rule!r} must give gradients by name, got {shown(gradients)}")

@@ -32,14 +32,16 @@ class Step:
         What the rule reports.
     rule : Rule
         In the form in which it learns.
+    errors : (B, M) array or None
+        Gradient of the loss with respect to the readout's outputs, before it is sent back; None where no loss is due.
     """
 
     def __init__(
         self, t: int, steps: int, transition: Transition, c: Any, end: Any, signals: Mapping[str, Any], rule: Rule,
-        carry: Carry, state: LearnerState,
+        carry: Carry, state: LearnerState, errors: Any = None,
     ) -> None:  # fmt: skip
         self.t, self.steps, self.transition, self.c, self.end = t, steps, transition, c, end
-        self.signals, self.rule = signals, rule
+        self.signals, self.rule, self.errors = signals, rule, errors
         self.batch = state.batches
         self._live: tuple[Carry, LearnerState] | None = carry, state
         self._kept: Carry | None = None
