@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,6 +37,8 @@ app = typer.Typer(
 console = Console()
 DEBUG = "BPL_NEURO_DEBUG"
 INTERRUPTED = 130
+#: what typer raises for a command line, under whichever name it keeps it
+USAGE: Any = typer.BadParameter.__mro__[2]
 
 
 @app.callback()
@@ -177,10 +179,11 @@ def _in_one_line(error: BaseException) -> tuple[str, int]:
         return "interrupted", INTERRUPTED
     if isinstance(error, SystemExit):
         return "", error.code if isinstance(error.code, int) else 1
-    if hasattr(error, "format_message"):  # of typer, which has had its own and another library's class for it
-        if not (message := error.format_message()) or type(error).__name__ == "NoArgsIsHelpError":
+    if isinstance(error, USAGE):
+        if not (message := error.format_message()):  # nothing was asked for: the help
             error.show()
-        return f"error: {_plain(message)}" if type(error).__name__ != "NoArgsIsHelpError" else "", error.exit_code
+            return "", error.exit_code
+        return f"error: {_plain(message)}", error.exit_code
     if isinstance(error, BrokenPipeError):
         return "", 1
     if isinstance(error, BplError):

@@ -249,7 +249,7 @@ def passive(**k):
 recipe(
     "PassiveRules", passive, trainer=A(trainer(), nothing), rules=A([bpl.rules.EProp(circuit())], nothing),
     every=A(1, count()), optimiser=A(bpl.Adam(), either(optional(nothing), mapping({}, nothing))),
-    window=A(2, optional(count())), drift=A(bpl.Adam(), optional(nothing)),
+    window=A(2, optional(count())), drift=A(bpl.Adam(), either(optional(nothing), mapping((), nothing))),
 )
 recipe("PassiveRules.watch", lambda step: passive().watch(step), step=A(None, nothing))
 recipe("PassiveRules.batch_done", lambda **k: passive().batch_done(**k), trainer=A(None, nothing), outcome=A(None, nothing, ("trainer",)))

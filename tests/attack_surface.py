@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table
 """What is public, and what of it is left to its caller, with the reason."""
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ def plain_values() -> list[tuple[str, Any]]:
         "empty text": "", "text": "no such thing", "number as text": "3", "text with NUL": "a\0b", "a time": "10*ms",
         "bytes": b"exc", "object": object(), "class": Quiet, "Hostile": Hostile(), "empty list": [], "list": [1, 2],
         "uneven": [[1, 2], [3]], "list of texts": ["a", "b"], "list of None": [None], "tuple": (1.5, 2),
-        "dict": {1: 2}, "dict of texts": {"a": 1}, "empty dict": {}, "set": {1, 2}, "range": range(3), "slice": slice(2),
+        "dict": {1: 2}, "dict of texts": {"a": 1}, "empty dict": {}, "set": {1, 2}, "range": range(3),
+        "slice": slice(2),
         "lambda": lambda *_: None, "raises": raises, "nan function": gives_nan,
         "decimal": decimal.Decimal("0.5"), "fraction": fractions.Fraction(1, 2), "date": datetime.date(2020, 1, 1),
         "path": Path("nowhere/at all"), "int32": np.int32(2), "uint8": np.uint8(2), "float32": np.float32(0.5),
@@ -141,7 +142,8 @@ def like_array(right: np.ndarray) -> list[tuple[str, Any]]:
     with_nan, with_inf = (np.array(a, float) for _ in range(2))
     with_nan.flat[-1], with_inf.flat[-1] = np.nan, -np.inf
     values = {
-        "read-only": read_only, "spaced": spaced, "fortran": np.asfortranarray(a), "other end": a.astype(a.dtype.newbyteorder()),
+        "read-only": read_only, "spaced": spaced, "fortran": np.asfortranarray(a),
+        "other end": a.astype(a.dtype.newbyteorder()),
         "own class": a.view(Own), "list of it": a.tolist(), "float16": a.astype(np.float16), "int of it": a.astype(int),
         "objects of it": a.astype(object), "texts of it": a.astype(str), "complex of it": a + 1j * a,
         "masked of it": np.ma.array(a, mask=hole), "masked nothing": np.ma.array(a), "nan in it": with_nan,

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table
 """Hostile command lines: one line on stderr and an exit status; never a traceback."""
 
 from __future__ import annotations

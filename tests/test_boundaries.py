@@ -1,4 +1,4 @@
-"""Where the package meets what is not its own: threads, signals, CuPy, slow servers, tasks, losses and rules of a user."""
+"""Where the package meets what is not its own: threads, signals, CuPy, slow servers; a user's tasks, losses, rules."""
 
 import http.server
 import subprocess
@@ -56,7 +56,7 @@ def test_a_cupy_that_fails_at_import(error, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    with pytest.raises(bpl.BackendError, match="cannot be imported .*broken"):
+    with pytest.raises(bpl.BackendError, match=r"cannot be imported .*broken"):
         get_backend("cupy")
     assert get_backend("auto").name == "numpy"
 
@@ -161,8 +161,8 @@ def test_a_loss_that_overflows_with_finite_parameters():
 
 
 @pytest.mark.parametrize(
-    "gives", [None, 3, "ab", (1,), np.zeros(2), (np.zeros(2), np.zeros(2)), (np.zeros(3), np.zeros((2, 2))), ("a", "b"), (None, None),
-              (np.zeros(2), np.zeros((2, 2), complex)), (np.zeros((2, 1)), np.zeros((2, 2)))],
+    "gives", [None, 3, "ab", (1,), np.zeros(2), (np.zeros(2), np.zeros(2)), (np.zeros(3), np.zeros((2, 2))),
+              ("a", "b"), (None, None), (np.zeros(2), np.zeros((2, 2), complex)), (np.zeros((2, 1)), np.zeros((2, 2)))],
 )  # fmt: skip
 def test_a_loss_that_breaks_its_contract(gives):
     with pytest.raises(bpl.ValidationError, match="`loss`"):
@@ -211,6 +211,13 @@ def test_a_passive_rule_hears_through_its_own_feedback(trace, kind):
     found = passive.result().isel(batch=0)
     for figure in ("cosine", "norm_ratio"):
         np.testing.assert_allclose(found[figure].values, alone[figure].values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [{"radius": 1e200}, {"input_scale": 1e200}, {"parameters": {"tau": "1e200*second"}}])
+def test_what_overflows_in_single_precision_is_refused(wrong):
+    bpl.Circuit("leaky_tanh", 3, 2, **wrong)
+    with pytest.raises(bpl.ValidationError, match=rf"`{next(iter(wrong))}`.*float32"):
+        bpl.Circuit("leaky_tanh", 3, 2, dtype="float32", **wrong)
 
 
 def test_what_is_not_a_prediction_is_refused():

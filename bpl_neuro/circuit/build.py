@@ -25,6 +25,7 @@ from bpl_neuro.model.spec import INPUT, Model, Population, checked_quantity
 __all__ = [
     "constraints",
     "initial_weights",
+    "is_finite",
     "numbers_per_step",
     "own_connectivity",
     "own_value",
@@ -62,6 +63,9 @@ def wire(
     for name, population in model.populations.items():
         N = sizes[name]
         values = _parameter_values(population, N, overrides, unused)
+        for key, value in values.items():
+            if not is_finite(value, dtype):
+                raise ValidationError(f"`parameters` {name}.{key} must be finite in {dtype.name}, got {shown(value)}")
         longest = max((p.delay for p in model.projections if p.pre == name), default=0)
         delayed = replace(population, neuron=population.neuron.with_delay_line(longest))
         populations.append(_compiled(delayed, N, n, rates, values, model.dt, dtype, backend))
@@ -194,6 +198,12 @@ def _shaped(view: np.ndarray, array: Any, name: str) -> np.ndarray:
     if values.shape != view.shape:
         raise ValidationError(f"`{name}` must have shape {view.shape}, got {values.shape}")
     return values
+
+
+def is_finite(values: Any, dtype: Any) -> bool:
+    """Whether numbers are finite in a precision."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(values).astype(dtype)).all())
 
 
 def own_value(name: str, value: Any) -> Any:

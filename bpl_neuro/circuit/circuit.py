@@ -27,6 +27,7 @@ from bpl_neuro.circuit.build import (
     MOST_NEURONS,
     constraints,
     initial_weights,
+    is_finite,
     numbers_per_step,
     own_connectivity,
     own_value,
@@ -144,6 +145,11 @@ class Circuit(Dynamics):
             scale_to_radius(self.wiring, psi, radius)
         for projection, W in mapping("weights", weights, "projections to arrays").items():
             psi = own_weights(self.layout, psi, projection, W, exists, signs, self.dtype, "weights")
+        if not is_finite(psi, self.dtype):
+            raise ValidationError(
+                f"`radius` = {radius} and `input_scale` = {input_scale:g} give weights that are not finite in "
+                f"{self.dtype.name}; smaller ones would"
+            )
         self.exists = None if exists.all() else exists
         mask = exists * plastic
         self.mask = None if mask.all() else self.backend.asarray(mask, self.dtype)

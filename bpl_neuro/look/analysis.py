@@ -102,7 +102,8 @@ def _predicts_states(rule: Any) -> None:
     """ValidationError unless the rule has a synthesiser that predicts the credit of states."""
     if getattr(rule, "target", None) != "state":
         raise ValidationError(
-            f'`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got {shown(rule)}'
+            '`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got '
+            f"{shown(rule)}"
         )
 
 

@@ -91,11 +91,11 @@ def plot_alignment(
     optimum : (seeds, T) array, optional
         The least-squares optimum, dashed.
     """
-    step = _points("step", step)
-    best = None if optimum is None else _rows("optimum", optimum, len(step))
-    _draw_curves(ax, step, curves)
+    points = _points("step", step)
+    best = None if optimum is None else _rows("optimum", optimum, len(points))
+    _draw_curves(ax, points, curves)
     if best is not None:
-        ax.plot(step, np.nanmedian(best, axis=0), "k--", lw=1.2, label="least-squares optimum")
+        ax.plot(points, np.nanmedian(best, axis=0), "k--", lw=1.2, label="least-squares optimum")
     ax.axhline(0, color="grey", lw=0.8)
     ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
     _legend_beside(ax)
@@ -155,13 +155,13 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
     """Learning curves: label → (seeds, points), drawn as median and quartiles."""
     a_text("xlabel", xlabel), a_text("ylabel", ylabel)
-    x = _points("x", x)
-    _draw_curves(ax, x, curves)
+    points = _points("x", x)
+    _draw_curves(ax, points, curves)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    if np.issubdtype(x.dtype, np.integer):
+    if np.issubdtype(points.dtype, np.integer):
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(x) == 1:
-            ax.set_xlim(x[0] - 1, x[0] + 1)
+        if len(points) == 1:
+            ax.set_xlim(points[0] - 1, points[0] + 1)
     if curves and len(curves) > 1:
         ax.legend(frameon=False)
     return ax
@@ -343,7 +343,7 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
     return ax
 
 
-def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:
+def _draw_curves(ax: Any, x: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
     """Median over seeds, with quartiles where there are several."""
     instance("ax", ax, Axes, "matplotlib Axes")
     curves = mapping("curves", curves, "label to values")
@@ -374,7 +374,7 @@ def _rows(name: str, values: Any, points: int) -> np.ndarray:
 
 
 def _panels(axes: Any) -> list[Any]:
-    """Axes in a list, tuple or array, one after the other."""
+    """Axes in a list or array."""
     flat = list(np.asarray(axes, dtype=object).ravel()) if isinstance(axes, list | tuple | np.ndarray) else [axes]
     if not flat or not all(isinstance(ax, Axes) for ax in flat):
         raise ValidationError(f"`axes` must be two Axes or more, as `figure` makes them, got {shown(axes)}")

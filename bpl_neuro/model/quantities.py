@@ -52,7 +52,7 @@ _importing = threading.RLock()
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """This thread leaves the handlers of signals as they are; another one than the main thread may not set any."""
+    """Leave the handlers of signals as they are, which any thread but the main one must."""
     real, here = signal.signal, threading.get_ident()
 
     def kept(number: Any, handler: Any) -> Any:

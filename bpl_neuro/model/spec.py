@@ -92,9 +92,7 @@ class Model:
 
     def __init__(self, spec: ModelSpec, where: str = "model") -> None:
         if not isinstance(spec, ModelSpec):
-            raise ModelError(
-                f"`spec` must be a ModelSpec, got {shown(spec)}; `Model.load`, `from_toml` and `from_equations` make models"
-            )
+            raise ModelError(f"`spec` must be a ModelSpec, got {shown(spec)}; `Model.load` and its like make models")
         self.spec, self.where, self.title = spec, _text("where", where), spec.title
         self.dt = self._dt()
         self.populations = {name: self._population(name, p) for name, p in spec.populations.items()}
@@ -130,7 +128,8 @@ class Model:
             path = FOLDER / f"{source}.toml"
             if not path.is_file():
                 raise ModelError(
-                    f"`source`: there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a .toml file"
+                    f"`source`: there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a "
+                    ".toml file"
                 )
         try:
             if path.stat().st_size > 4 * MAX_TEXT:
@@ -193,7 +192,7 @@ class Model:
         """
         _text("name", name), _text("title", title)
         if method is not None:
-            _text("method", method or None)
+            _text("method", None if isinstance(method, str) and not method else method)
         if not isinstance(inputs, list | tuple) or not all(isinstance(u, str) for u in inputs):
             raise ModelError(f"`inputs` must be a list of names, got {shown(inputs)}")
         population = {

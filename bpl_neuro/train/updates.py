@@ -41,7 +41,7 @@ class Updates:
             wanted = getattr(self.state.parameter(name), "shape", None)
             if getattr(gradient, "shape", None) != wanted:
                 raise ValidationError(
-                    f"`rule` {self.state.learner.rule!r} gave for {name} {shown(gradient)}, no gradient of shape {wanted}"
+                    f"`rule` {self.state.learner.rule!r} gave no gradient {wanted} for {name}: {shown(gradient)}"
                 )
             add_gradient(self.state.sums, name, gradient)
         if step and name in self.state.sums and self.schedule.due(self.state.steps + 1):

@@ -41,9 +41,9 @@ def recorded_synapse(
     ValidationError
         If it holds no trace, or not this one; says what to record.
     """
-    for name, value in (("batch", batch), ("trial", trial)):
-        if value is not None:
-            whole(name, value)
+    for name, number in (("batch", batch), ("trial", trial)):
+        if number is not None:
+            whole(name, number)
     names = {f"trace_{name}": name for name in ("own", "norm", "product") if f"trace_{name}" in recording}
     if not names:
         raise ValidationError(
