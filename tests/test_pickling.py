@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table
 """Copies, deep copies and pickles of everything public are the same things; what cannot be pickled says so."""
 
 import copy

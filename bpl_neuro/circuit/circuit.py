@@ -257,7 +257,8 @@ class Circuit(Dynamics):
 
     def own_array(self, name: str, value: Any) -> Any:
         """`value`, from the host or the backend itself, as an array of the backend in the circuit's precision."""
-        array = value if isinstance(self.backend, CupyBackend) and self.backend.owns(value) else real_array(name, value)
+        there = isinstance(self.backend, CupyBackend) and self.backend.owns(value) and value.dtype.kind in "fiub"
+        array = value if there else real_array(name, value)
         with np.errstate(over="ignore"):  # what overflows is not finite, and refused where that matters
             return self.backend.asarray(array, self.dtype)
 

@@ -141,8 +141,12 @@ class Trainer:
         Raises
         ------
         ValidationError
-            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then. What an
-            intervention has silenced stays so, and signs are kept: such weights are put at 0.
+            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then.
+
+        Notes
+        -----
+        What is not plastic keeps the weights that it has, and so does what an intervention has silenced; a weight
+        against the sign of its projection is put at 0, as after an optimiser's step.
         """
         made = self.learner.parameters(values)
         if "psi" in made:
