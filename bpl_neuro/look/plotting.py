@@ -32,7 +32,6 @@ __all__ = [
     "save_figure",
 ]
 
-MOST_PANELS = 50
 #: Okabe–Ito: told apart by everyone
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 STYLE: dict[Any, Any] = {
@@ -43,7 +42,7 @@ STYLE: dict[Any, Any] = {
 
 def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
     """A figure in the house style and its axes (always a 2-D array), without a window."""
-    rows, columns = positive_int("rows", rows, MOST_PANELS), positive_int("columns", columns, MOST_PANELS)
+    rows, columns = positive_int("rows", rows, 50), positive_int("columns", columns, 50)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.rc_context(STYLE):
@@ -91,10 +90,9 @@ def plot_alignment(
     optimum : (seeds, T) array, optional
         The least-squares optimum, dashed.
     """
-    points = _points("step", step)
-    best = None if optimum is None else _rows("optimum", optimum, len(points))
-    _draw_curves(ax, points, curves)
-    if best is not None:
+    _draw_curves(ax, points := _points("step", step), curves)
+    if optimum is not None:
+        best = _rows("optimum", optimum, len(points))
         ax.plot(points, np.nanmedian(best, axis=0), "k--", lw=1.2, label="least-squares optimum")
     ax.axhline(0, color="grey", lw=0.8)
     ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
@@ -155,8 +153,7 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
     """Learning curves: label → (seeds, points), drawn as median and quartiles."""
     a_text("xlabel", xlabel), a_text("ylabel", ylabel)
-    points = _points("x", x)
-    _draw_curves(ax, points, curves)
+    _draw_curves(ax, points := _points("x", x), curves)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if np.issubdtype(points.dtype, np.integer):
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -319,13 +316,12 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
     ValidationError
         If `weights` is not a matrix of finite numbers.
     """
-    instance("ax", ax, Axes, "matplotlib Axes")
-    a_text("pre", pre), a_text("post", post)
+    instance("ax", ax, Axes, "matplotlib Axes"), a_text("pre", pre), a_text("post", post)
     weights = real_array("weights", weights).astype(float)
-    if exists is not None and not np.isin(exists := real_array("exists", exists), (0, 1)).all():
-        raise ValidationError("`exists` must hold booleans, or 0 and 1")
-    if exists is not None and exists.shape != weights.shape:
+    if exists is not None and (exists := real_array("exists", exists)).shape != weights.shape:
         raise ValidationError(f"`exists` must have the shape of `weights`, {weights.shape}, got {exists.shape}")
+    if exists is not None and not np.isin(exists, (0, 1)).all():
+        raise ValidationError("`exists` must hold booleans, or 0 and 1")
     if weights.ndim == 2 and not np.isfinite(weights).all():
         raise ValidationError("`weights` must be finite")
     if weights.ndim != 2 or not weights.size:
@@ -359,10 +355,9 @@ def _draw_curves(ax: Any, x: np.ndarray, curves: Mapping[str, np.ndarray]) -> No
 
 def _points(name: str, values: Any) -> np.ndarray:
     """Where points are on an axis."""
-    points = real_array(name, values)
-    if points.ndim != 1 or not points.size or not np.isfinite(points).all():
-        raise ValidationError(f"`{name}` must be a list of finite numbers, got {shown(values)}")
-    return points
+    if (points := real_array(name, values)).ndim == 1 and points.size and np.isfinite(points).all():
+        return points
+    raise ValidationError(f"`{name}` must be a list of finite numbers, got {shown(values)}")
 
 
 def _rows(name: str, values: Any, points: int) -> np.ndarray:
@@ -376,9 +371,9 @@ def _rows(name: str, values: Any, points: int) -> np.ndarray:
 def _panels(axes: Any) -> list[Any]:
     """Axes in a list or array."""
     flat = list(np.asarray(axes, dtype=object).ravel()) if isinstance(axes, list | tuple | np.ndarray) else [axes]
-    if not flat or not all(isinstance(ax, Axes) for ax in flat):
-        raise ValidationError(f"`axes` must be two Axes or more, as `figure` makes them, got {shown(axes)}")
-    return flat
+    if flat and all(isinstance(ax, Axes) for ax in flat):
+        return flat
+    raise ValidationError(f"`axes` must be two Axes or more, as `figure` makes them, got {shown(axes)}")
 
 
 def _look(k: int) -> dict[str, Any]:
