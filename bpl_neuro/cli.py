@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from typing import Annotated
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bpl_neuro.backend import get_backend
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import BackendError, BplError, ValidationError
 from bpl_neuro.experiment import (
     available_simulations,
@@ -28,12 +32,24 @@ from bpl_neuro.reference import derivative_error
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Rate circuits, written as equations, that learn online with synthetic gradients.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 console = Console()
+DEBUG = "BPL_NEURO_DEBUG"
+INTERRUPTED = 130
+#: what typer raises for a command line, under whichever name it keeps it
+USAGE: Any = typer.BadParameter.__mro__[2]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error as well.")] = False,
+) -> None:
+    """Rate circuits, written as equations, that learn online with synthetic gradients."""
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 @app.command("list")
@@ -60,7 +76,9 @@ def list_(
 def run(
     name: Annotated[str, typer.Argument(help="Name of a simulation; see `bpl-neuro list`.")],
     quick: Annotated[bool, typer.Option("--quick", help="The quick size: seconds, end to end.")] = False,
-    size: Annotated[str, typer.Option(help="Size by name: full, quick, and others the simulation has.")] = "full",
+    size: Annotated[
+        str | None, typer.Option(help="Size by name: full (the default), quick, and others the simulation has.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be given several times.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes at a time, in a simulation of many jobs.")] = None,
@@ -68,6 +86,10 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")] = False,
 ) -> None:
     """Run a simulation; writes config.toml, summary.json, recording.zarr and figures/."""
+    if quick and size is not None:
+        raise typer.BadParameter(f"--quick is --size quick, and --size {size} was given as well; leave one out")
+    if out is not None:
+        checked_path("--out", out)
     chosen = parse_settings(settings or [])
     if seed is not None:
         chosen["seed"] = seed
@@ -75,7 +97,7 @@ def run(
         if "jobs" not in load_simulation(name).Config.model_fields:
             raise ValidationError(f"--jobs: {name} is one job; leave it out")
         chosen["jobs"] = jobs
-    folder = run_simulation(name, size="quick" if quick else size, settings=chosen, out=out, resume=resume)
+    folder = run_simulation(name, size="quick" if quick else size or "full", settings=chosen, out=out, resume=resume)
     if folder.config.size == "quick":
         console.print("The quick size shows that it runs; its figures and claims say little.")
     console.print(f"figures: {', '.join(str(path) for path in folder.figures)}", soft_wrap=True)
@@ -137,18 +159,55 @@ def _check(model: str) -> None:
         raise BplError(f"{model}: the derivatives are off by {error:.1e}; is a state at a kink, or beyond a domain?")
 
 
-def main() -> None:
-    """Entry point: our own errors become one line and exit status 2; nothing that is printed ends a run."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: whatever goes wrong becomes one line on stderr and an exit status, without a traceback.
+
+    1: an error, of ours or not; 2: a command line that cannot be understood; 130: interrupted. With ``--debug`` before
+    the command, or the environment variable BPL_NEURO_DEBUG, the traceback is shown as well. Nothing that is printed
+    ends a run.
+    """
     open_standard_files()
     with lenient_output():
         try:
-            app()
-        except BplError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+            status = app(args=arguments, standalone_mode=False)
+        except BaseException as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            line, status = _in_one_line(error)
+            if line:
+                print(line, file=sys.stderr)
+        else:
+            if status == INTERRUPTED:
+                print("interrupted", file=sys.stderr)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _in_one_line(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, if anything, and the exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, SystemExit):
+        return "", error.code if isinstance(error.code, int) else 1
+    if isinstance(error, USAGE):
+        if not (message := error.format_message()):  # nothing was asked for: the help
+            error.show()
+            return "", error.exit_code
+        return f"error: {_plain(message)}", error.exit_code
+    if isinstance(error, BplError):
+        return f"error: {_plain(str(error))}", 1
+    if isinstance(error, MemoryError):
+        return f"error: out of memory: {_plain(str(error)) or 'choose a smaller size'}", 1
+    if isinstance(error, RecursionError):
+        return "error: nested too deeply to be read", 1
+    if isinstance(error, OSError | UnicodeError):
+        return f"error: {_plain(str(error)) or type(error).__name__}", 1
+    return f"error: {type(error).__name__}: {_plain(str(error))} ({DEBUG}=1 shows where)", 1
+
+
+def _plain(text: str) -> str:
+    """A text in one line, what cannot be printed written out."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 if __name__ == "__main__":

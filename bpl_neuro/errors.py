@@ -38,9 +38,9 @@ class DivergenceError(BplError, ArithmeticError):
         Time step (from 1) within the batch at which the quantity was first not finite; 0 for an update that was due
         when the batch had ended.
     batch : int
-        Batches trained before the one that diverged.
+        Batches trained before the one that diverged: its number, counted from 0, where the message counts from 1.
     quantity : str
-        What diverged, by its name in the code (``"state"``, ``"theta"``, …).
+        What diverged, by its name in the code (``"state"``, ``"theta"``, ``"loss"``, …).
     last_finite : float
         Largest magnitude the quantity had when it was last finite.
     state : LearnerState or None
@@ -57,3 +57,6 @@ class DivergenceError(BplError, ArithmeticError):
             f"last finite was {last_finite:.3g}. Try a smaller learning rate, a smaller `lam` or `gamma`, "
             "a smaller `sg_weight`, a smaller `radius` of the recurrent weights, or a smaller `dt`."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.batch, self.quantity, self.last_finite), vars(self)

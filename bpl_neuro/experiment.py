@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic import ValidationError as PydanticError
 
 from bpl_neuro.backend import get_backend
@@ -55,6 +55,16 @@ class SimulationConfig(BaseModel):
 
     size: str = "full"
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans_as_numbers(cls, data: Any) -> Any:
+        """``batches=true`` would be taken for 1."""
+        for name, value in data.items():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation in (int, float):
+                raise ValueError(f"{name} is a number, got {value}")
+        return data
 
 
 class TrainingConfig(SimulationConfig):

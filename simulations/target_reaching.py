@@ -69,7 +69,13 @@ def build(
         batches_per_epoch=config.batches_per_epoch,
     )  # fmt: skip
     rng = np.random.default_rng(weights)
-    circuit = bpl.Circuit(config.model, config.units, task.input_size, radius=config.radius, seed=rng)
+    model = bpl.Model.load(config.model)
+    if len(model.populations) > 1:
+        raise bpl.ValidationError(
+            f"`model` must have one population here, whose size is `units`; {config.model} has "
+            f"{', '.join(model.populations)}"
+        )
+    circuit = bpl.Circuit(model, config.units, task.input_size, radius=config.radius, seed=rng)
     readout = bpl.Readout(circuit, task.output_size, task.loss, seed=rng)
     rule = bpl.BPLambda(bpl.Synthesiser(circuit), gamma=config.gamma, lam=lam, sg_weight=config.sg_weight, trace=trace)
     return task, circuit, readout, rule

@@ -65,7 +65,8 @@ def test_rows_of_different_lengths_are_refused_in_end():
 )
 @pytest.mark.parametrize("labelled", [False, True])
 def test_three_splits_share_no_trial_and_leave_none_out(count, fractions, sizes, labelled):
-    task = bpl.ArrayTask(trials(count, np.arange(count) % 2 if labelled else None), **fractions)
+    loss = "cross_entropy" if labelled else "squared_error"
+    task = bpl.ArrayTask(trials(count, np.arange(count) % 2 if labelled else None), loss, **fractions)
     assert isinstance(task, bpl.Task)
     rows = [drawn(task, split) if size else np.zeros(0, int) for split, size in zip(SPLITS, sizes, strict=True)]
     assert tuple(map(len, rows)) == sizes

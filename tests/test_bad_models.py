@@ -116,7 +116,7 @@ BAD_MODELS = {
         "cycle|circle",
     ),
     "inputs empty": (changed(inputs=[]), "inputs"),
-    "inputs of numbers": (changed(inputs=[1]), "inputs.0"),
+    "inputs of numbers": (changed(inputs=[1]), "`inputs`"),
     "the rate is the input": (changed(rate="u"), "must be a state"),
     "method of no name": (changed(method=3), "method"),
     "assignment to an input": (discrete("u = h"), "'u' is assigned"),

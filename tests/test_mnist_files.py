@@ -169,7 +169,7 @@ def test_a_given_path_is_the_only_place(tmp_path: Path, cache: Path, contents: d
     put(cache, contents)
     with pytest.raises(ValidationError, match=r"Looked in:\n  - .*elsewhere .*\nPut"):
         load_mnist(tmp_path / "elsewhere")
-    with pytest.raises(ValidationError, match="`path` must be the path of a folder, got 3"):
+    with pytest.raises(ValidationError, match="`path` must be a path, got 3"):
         load_mnist(3)  # type: ignore[arg-type]
 
 

@@ -416,7 +416,7 @@ def test_rules_by_name():
         (("eprop", circuit), {"lam": 1}, "lam"),
         (("eprop", 3), {}, "Circuit"),
         (("truncated_bptt", circuit), {"steps": 0}, "steps"),
-        (("eprop", circuit), {"trace": "full"}, "local or sweep"),
+        (("eprop", circuit), {"trace": "full"}, "local, sweep"),
     ):
         with pytest.raises(bpl.ValidationError, match=message):
             bpl.make_rule(*arguments, **keywords)

@@ -117,7 +117,7 @@ def test_errors_on_the_command_line_are_one_line(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["bpl-neuro", "run", "nonsense"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert caught.value.code == 2
+    assert caught.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 

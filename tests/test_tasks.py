@@ -317,10 +317,10 @@ def test_train_size_takes_from_the_training_split_only(row_task: Callable[..., R
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"train_size": 0}, r"`train_size` must be an integer in \[1, 48000\], got 0"),
-        ({"train_size": 48_001}, r"`train_size` must be an integer in \[1, 48000\], got 48001"),
-        ({"train_size": 1.5}, r"`train_size` must be an integer in \[1, 48000\], got 1.5"),
-        ({"split_seed": -1}, "`split_seed` must be an integer of 0 or more, got -1"),
+        ({"train_size": 0}, r"`train_size` must be a whole number ≥ 1, got 0"),
+        ({"train_size": 48_001}, r"`train_size` must be a whole number ≥ 1 and ≤ 48000, got 48001"),
+        ({"train_size": 1.5}, r"`train_size` must be a whole number ≥ 1, got 1.5"),
+        ({"split_seed": -1}, "`split_seed` must be a whole number ≥ 0, got -1"),
         ({"download": "no"}, "`download` must be True or False, got str"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from bpl_neuro.backend.cupy_backend import CupyBackend
 from bpl_neuro.backend.numpy_backend import NumpyBackend, keep_freed_memory
+from bpl_neuro.checks import shown
 from bpl_neuro.errors import BackendError
 
 __all__ = ["Backend", "CupyBackend", "NumpyBackend", "get_backend"]
@@ -30,6 +31,8 @@ def get_backend(name: Any) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    if not isinstance(name, str):
+        raise BackendError(f'`backend` must be "numpy", "cupy" or "auto", got {shown(name)}')
     if name == "numpy":
         keep_freed_memory()
         return NumpyBackend()

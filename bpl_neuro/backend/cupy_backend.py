@@ -246,13 +246,16 @@ def _cupy() -> Any:
     """CuPy, if it is there and finds a GPU."""
     try:
         import cupy
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises anything, not an ImportError alone
+        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise BackendError(
-            f'`backend` = "cupy" needs CuPy, which cannot be imported ({error}): pip install "bpl_neuro[cuda]"'
+            f'`backend` = "cupy" needs CuPy, which cannot be imported ({what}): pip install "bpl_neuro[cuda]"'
         ) from None
     try:
         devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+    except AttributeError as error:  # a module of that name, without what CuPy has
+        raise BackendError(f'`backend` = "cupy": what is imported as cupy is not CuPy, or broken: {error}') from None
+    except Exception as error:
         raise BackendError(f'`backend` = "cupy" needs an NVIDIA GPU and its driver: {error}') from None
     if not devices:
         raise BackendError('`backend` = "cupy" needs an NVIDIA GPU, and CuPy finds none')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from bpl_neuro.checks import shown
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.codegen import array_function
 
@@ -183,12 +185,12 @@ def keep_freed_memory() -> None:
 
 def real_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64, or ValidationError."""
-    try:
-        kind = np.dtype(dtype)
-    except TypeError:
-        kind = None
+    kind = None
+    if isinstance(dtype, str | type | np.dtype):  # None would be float64, and an array its own type
+        with contextlib.suppress(TypeError, ValueError):
+            kind = np.dtype(dtype)
     if kind not in (np.float32, np.float64):
-        raise ValidationError(f"`dtype` must be float32 or float64, got {dtype!r}")
+        raise ValidationError(f"`dtype` must be float32 or float64, got {shown(dtype)}")
     return kind
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import a_text, instance, mapping, positive_int
+from bpl_neuro.checks import function as callable_
 from bpl_neuro.errors import BplError
 
 __all__ = ["run_jobs"]
@@ -43,7 +44,11 @@ def run_jobs(function: Callable[..., None], calls: Mapping[str, tuple[Any, ...]]
     BplError
         When all have ended, if some of them failed; names them.
     """
-    positive_int("jobs", jobs)
+    positive_int("jobs", jobs), a_text("title", title)
+    callable_("function", function, "a function of a module")
+    calls = mapping("calls", calls, "names to arguments")
+    for name, arguments in calls.items():
+        instance(f"calls[{name!r}]", arguments, tuple, "a tuple of arguments")
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit the threads and the memory of this process
     waiting, failed = list(calls.items()), []
     running: dict[Any, SpawnProcess] = {}

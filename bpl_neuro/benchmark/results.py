@@ -14,6 +14,7 @@ A record is what one training found: ``seed``, ``options`` (learning rates), ``v
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import flag, instance, mapping, number, plain_seed, shown, word
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.storage import atomic_write
 
@@ -28,6 +31,7 @@ __all__ = ["Job", "JobFile", "check_same_benchmark", "choose", "collect", "merge
 
 Record = dict[str, Any]
 Results = dict[str, Any]
+RECORDED = {"seed", "options", "validation_accuracy", "test_accuracy", "diverged", "ms_per_batch"}
 STAGES = ("tuning", "runs")
 DESCRIBING = ("place", "title", "circuit", "rule", "also")
 
@@ -49,6 +53,13 @@ class Job:
     label: str
     seed: int
     options: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        word("stage", self.stage, STAGES), instance("label", self.label, str, "a text"), plain_seed("seed", self.seed)
+        if any(part in self.label for part in ("/", "\\", "\0")):
+            raise ValidationError(f"`label` must be part of a file's name, without a separator, got {self.label!r}")
+        for name, value in mapping("options", self.options, "names to numbers").items():
+            number(f"options[{name!r}]", value, low=-math.inf, above=True)
 
     @property
     def key(self) -> str:
@@ -84,7 +95,8 @@ class JobFile:
     """
 
     def __init__(self, folder: Path, job: Job, about: Mapping[str, Any]) -> None:
-        self.path, self.job, self.about = folder / "jobs" / f"{job.key}.json", job, dict(about)
+        self.job, self.about = instance("job", job, Job, "a Job"), mapping("about", about, "names to texts")
+        self.path = checked_path("folder", folder) / "jobs" / f"{job.key}.json"
         self.done = False
         self.record: Record = {
             "seed": job.seed, "options": dict(job.options), "validation_accuracy": [], "test_accuracy": {},
@@ -103,8 +115,8 @@ class JobFile:
 
     def write(self, *, done: bool = False) -> None:
         """Keep the record."""
-        self.done = done
-        content = self.about | {"job": asdict(self.job), "done": done, "record": self.record}
+        self.done = flag("done", done)
+        content = self.about | {"job": asdict(self.job), "done": self.done, "record": self.record}
         atomic_write(self.path, json.dumps(content, ensure_ascii=False) + "\n")
 
 
@@ -127,7 +139,7 @@ def collect(folder: str | Path) -> Results:
     ValidationError
         If there are none, or a file is damaged.
     """
-    paths = sorted((Path(folder) / "jobs").glob("*.json"))
+    paths = sorted((checked_path("folder", folder) / "jobs").glob("*.json"))
     if not paths:
         raise ValidationError(f"{folder}: no results of jobs in it; give the folder of a benchmark's run")
     results: Results | None = None
@@ -148,11 +160,30 @@ def merge(first: Results, second: Results) -> Results:
     ValidationError
         If they are of different benchmarks or settings, or give different numbers for the same training; says which.
     """
-    check_same_benchmark(first, second)
+    check_same_benchmark(check_results("first", first), check_results("second", second))
     labels = dict(first["labels"])
     for label, entry in second["labels"].items():
         labels[label] = _merged_entry(label, labels[label], entry) if label in labels else entry
     return first | {"labels": dict(sorted(labels.items(), key=lambda item: item[1]["place"]))}
+
+
+def check_results(name: str, results: Any) -> Results:
+    """Results as this module describes them; ValidationError for anything else."""
+    what = "results of a benchmark, as `collect` or `merge` gives them"
+    if not isinstance(results, dict) or not {"benchmark", "settings", "labels"} <= results.keys():
+        raise ValidationError(f"`{name}` must be {what}, got {shown(results)}")
+    for entry in mapping(name, results["labels"], "labels to what they found").values():
+        if not isinstance(entry, dict) or not {*DESCRIBING, *STAGES} <= entry.keys():
+            raise ValidationError(f"`{name}` must be {what}, got for a label {shown(entry)}")
+        for stage in STAGES:
+            for record in entry[stage]:
+                _check_record(name, record)
+    return results
+
+
+def _check_record(name: str, record: Any) -> None:
+    if not isinstance(record, dict) or not record.keys() >= RECORDED:
+        raise ValidationError(f"`{name}` must hold records with {', '.join(sorted(RECORDED))}, got {shown(record)}")
 
 
 def check_same_benchmark(first: Results, second: Results) -> None:
@@ -197,6 +228,10 @@ def choose(tuning: Sequence[Record]) -> dict[str, float]:
 
     Where all diverged it is those with the smallest values: the run then shows it.
     """
+    for record in instance("tuning", tuning, list | tuple, "a list of records"):
+        _check_record("tuning", record)
+    if not tuning:
+        raise ValidationError("`tuning` must be one or more records, got none")
     by_options: dict[tuple[tuple[str, float], ...], list[float]] = {}
     for record in tuning:
         # the last epoch alone may be a bad one of good options
@@ -208,7 +243,7 @@ def choose(tuning: Sequence[Record]) -> dict[str, float]:
 
 def results_text(results: Results) -> str:
     """Results as JSON with one line for each record, labels in their places."""
-    return _text(results, 4, "") + "\n"
+    return _text(check_results("results", results), 4, "") + "\n"
 
 
 def _text(value: Any, levels: int, indent: str) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from bpl_neuro.benchmark.results import check_results
+from bpl_neuro.checks import finite_array, instance, number, whole
+from bpl_neuro.errors import ValidationError
 
 __all__ = ["Difference", "Summary", "Table", "as_markdown", "difference", "figures", "markdown", "summarise", "tables"]
 
@@ -45,12 +50,17 @@ class Table(NamedTuple):
 
 def summarise(values: Sequence[float]) -> Summary:
     """Figures of at least one value."""
-    a = np.asarray(values, float)
+    a = finite_array("values", values, ndim=1)
+    if not a.size:
+        raise ValidationError("`values` must be one number or more, got none")
     return Summary(a.mean(), a.std(ddof=1) if len(a) > 1 else np.nan, a.min(), a.max(), len(a))
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """first − second over the seeds that both have; None where there is none."""
+    for name, given in (("first", first), ("second", second)):
+        for seed, value in instance(name, given, Mapping, "a mapping of seeds to numbers").items():
+            whole(f"{name}` by seed; `seed", seed), number(f"{name}[{seed}]", value, low=-math.inf, above=True)
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
@@ -86,6 +96,7 @@ def _baselines(results: Mapping[str, Any], label: str) -> Iterator[tuple[str, Ma
 
 def figures(results: Mapping[str, Any]) -> dict[str, float | int]:
     """Flat figures by name: ``LABEL.epochs=E.test_accuracy.mean``, ``….minus_bptt.low``, ``LABEL.eta``, …."""
+    check_results("results", results)
     found: dict[str, float | int] = {}
     for label, entry in results["labels"].items():
         for epochs in stops(results):
@@ -109,7 +120,7 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
     results : mapping
         Of `collect` or `merge`; runs may be missing.
     """
-    found, entries = [], results["labels"]
+    found, entries = [], check_results("results", results)["labels"]
     for circuit in dict.fromkeys(entry["circuit"] for entry in entries.values()):
         labels = [label for label, entry in entries.items() if entry["circuit"] == circuit]
         found += [_accuracy_table(results, circuit, labels), _difference_table(results, circuit, labels)]
@@ -187,7 +198,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 def as_markdown(found: Sequence[Table]) -> str:
     """Tables as a page has them."""
     lines = []
-    for table in found:
+    for table in instance("found", found, list | tuple, "a list of tables"):
+        instance("found", table, Table, "a list of tables, as `tables` gives")
         lines += [f"**{table.title}**", "", "| " + " | ".join(table.header) + " |", "|---" * len(table.header) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table.rows] + [""]
     return "\n".join(lines)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import positive_int, whole
 from bpl_neuro.errors import ModelError, ValidationError
 from bpl_neuro.model.units import seconds, whole_steps
+from bpl_neuro.tasks.timing import LONGEST
 
 __all__ = ["from_timed_array"]
 
@@ -41,15 +42,17 @@ def from_timed_array(stimulus: Any, *, dt: str, duration: str, trials: int = 1) 
     """
     try:
         values, own_dt = np.asarray(stimulus.values, float), float(stimulus.dt)
-    except (AttributeError, TypeError, ValueError):
-        raise ValidationError(f"`stimulus` must be a brian2.TimedArray, got {type(stimulus).__name__}") from None
+    except Exception:  # whatever a stranger says when it is asked
+        values, own_dt = np.zeros(0), 0.0
+    if not own_dt > 0 or values.ndim not in (1, 2) or not values.size:
+        raise ValidationError(f"`stimulus` must be a brian2.TimedArray, got {type(stimulus).__name__}")
     if not np.isfinite(values).all():
         raise ValidationError("`stimulus` must be finite")
     try:
         step = seconds("dt", dt)
         if not step > 0:
             raise ValidationError(f"`dt` must be a time > 0, got {dt!r}")
-        steps = whole_steps("duration", duration, step, least=1)
+        steps = whole("duration", whole_steps("duration", duration, step, least=1), most=LONGEST)
     except ModelError as error:
         raise ValidationError(str(error)) from None
     # The small shift keeps t = k·own_dt from falling under k by rounding.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +13,7 @@ import scipy.linalg
 import sympy as sp
 
 from bpl_neuro.backend import Backend
-from bpl_neuro.checks import instance, number, positive_int, real_array
+from bpl_neuro.checks import mapping, number, positive_int, real_array, shown
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.wiring import CompiledPopulation, Synapses, Wiring
 from bpl_neuro.errors import ModelError, ValidationError
@@ -26,13 +28,18 @@ from bpl_neuro.model.spec import Model, Population, checked_quantity
 __all__ = [
     "constraints",
     "initial_weights",
+    "is_finite",
     "numbers_per_step",
     "own_connectivity",
+    "own_value",
     "own_weights",
     "population_sizes",
     "scale_to_radius",
     "wire",
 ]
+
+#: of a population: their synapses alone would be 10¹²
+MOST_NEURONS = 10**6
 
 
 def population_sizes(model: Model, size: int | Mapping[str, int]) -> dict[str, int]:
@@ -41,11 +48,12 @@ def population_sizes(model: Model, size: int | Mapping[str, int]) -> dict[str, i
     if not isinstance(size, Mapping):
         if len(names) > 1:
             example = ", ".join(f'"{n}": 20' for n in names)
-            raise ValidationError(f"`size` must name each population, like {{{example}}}; got {size!r}")
+            raise ValidationError(f"`size` must name each population, like {{{example}}}; got {shown(size)}")
         size = {names[0]: size}
     if set(size) != set(names):
-        raise ValidationError(f"`size` must have exactly the populations {', '.join(names)}; got {', '.join(size)}")
-    return {name: positive_int(f"size of {name}", size[name]) for name in names}
+        given = ", ".join(map(str, size))
+        raise ValidationError(f"`size` must have exactly the populations {', '.join(names)}; got {shown(given)}")
+    return {name: positive_int(f"size of {name}", size[name], MOST_NEURONS) for name in names}
 
 
 def wire(
@@ -65,13 +73,16 @@ def _wired(
     for name, population in model.populations.items():
         N = sizes[name]
         values = _parameter_values(population, N, overrides, unused)
+        for key, value in values.items():
+            if not is_finite(value, dtype):
+                raise ValidationError(f"`parameters` {name}.{key} must be finite in {dtype.name}, got {shown(value)}")
         longest = max((p.delay for p in model.projections if p.pre == name), default=0)
         delayed = replace(population, neuron=population.neuron.with_delay_line(longest))
         populations.append(_compiled(delayed, N, n, rates, values, model.dt, dtype, backend))
         n, rates = n + N * populations[-1].S, rates + N
     if unused:
         known = [f"{p.name}.{k}" for p in model.populations.values() for k in p.parameters]
-        raise ValidationError(f"`parameters` has {sorted(unused)[0]!r}; known: {', '.join(known) or 'none'}")
+        raise ValidationError(f"`parameters` has {min(unused)!r}; known: {', '.join(known) or 'none'}")
     index = {pop.name: q for q, pop in enumerate(populations)}
     shapes: dict[str, tuple[int, ...]] = {}
     synapses = []
@@ -89,7 +100,8 @@ def _wired(
         synapses.append(Synapses(key, post, pre, tuple(names.index(p) for p in projection.inputs), line))
     for pop in populations:
         shapes[f"bias->{pop.name}"] = (pop.P, pop.N)
-    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), backend)
+    made_of = (model, sizes, inputs, overrides, dtype, backend)
+    return Wiring(tuple(populations), tuple(synapses), n, rates, Layout(shapes), backend, made_of)
 
 
 def initial_weights(wiring: Wiring, rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +134,7 @@ def constraints(model: Model, wiring: Wiring, rng: np.random.Generator) -> tuple
 
 def scale_to_radius(wiring: Wiring, psi: np.ndarray, radius: float) -> None:
     """Every recurrent matrix of a population onto itself to a spectral radius."""
-    number("radius", radius)
+    number("radius", radius, high=1e300)
     views = wiring.layout.views(psi)
     for synapses in wiring.synapses:
         if synapses.pre == synapses.post:
@@ -134,7 +146,7 @@ def scale_to_radius(wiring: Wiring, psi: np.ndarray, radius: float) -> None:
 
 def own_connectivity(layout: Layout, exists: np.ndarray, given: Mapping[str, Any] | None) -> np.ndarray:
     """`exists` (|Ψ|,) with a user's own connectivity in the place of the drawn one."""
-    arrays = instance("connectivity", {} if given is None else given, Mapping, "a mapping of projections to arrays")
+    arrays = mapping("connectivity", given, "projections to arrays")
     exists = exists.copy()
     for projection, array in arrays.items():
         view = _block(layout, exists, projection, "connectivity")
@@ -153,6 +165,7 @@ def own_weights(
     exists: np.ndarray | None,
     signs: np.ndarray | None,
     dtype: Any,
+    name: str = "projection",
 ) -> np.ndarray:
     """`psi` (|Ψ|,) with a user's own weights of a projection, which must be finite in the precision `dtype`.
 
@@ -162,12 +175,12 @@ def own_weights(
         For an unknown projection, a shape, a sign, or a value where there is no synapse.
     """
     psi = psi.copy()
-    view = _block(layout, psi, projection, "projection")
+    view = _block(layout, psi, projection, name)
     values = _shaped(view, W, f"W of {projection}")
     with np.errstate(over="ignore"):
         if not np.isfinite(values.astype(dtype)).all():
             raise ValidationError(f"`W` of {projection} must be finite in {np.dtype(dtype).name}")
-    for name, flat, wrong in (
+    for which, flat, wrong in (
         ("where no synapse exists", exists, lambda there: (there == 0) & (values != 0)),
         ("against the projection's sign", signs, lambda sign: sign * values < 0),
     ):
@@ -176,14 +189,14 @@ def own_weights(
         broken = wrong(layout.views(flat)[projection])
         if broken.any():
             where = tuple(int(i) for i in np.argwhere(broken)[0])
-            raise ValidationError(f"`W` of {projection} must not be {values[where]:g} at {where}: that is {name}")
+            raise ValidationError(f"`W` of {projection} must not be {values[where]:g} at {where}: that is {which}")
     view[...] = values
     return psi
 
 
 def _block(layout: Layout, flat: np.ndarray, projection: Any, name: str) -> np.ndarray:
     if not isinstance(projection, str) or projection not in layout:
-        raise ValidationError(f"`{name}` must be one of {', '.join(layout)}, got {projection!r}")
+        raise ValidationError(f"`{name}` must be one of {', '.join(layout)}, got {shown(projection)}")
     return layout.views(flat)[projection]
 
 
@@ -197,6 +210,20 @@ def _shaped(view: np.ndarray, array: Any, name: str) -> np.ndarray:
     return values
 
 
+def is_finite(values: Any, dtype: Any) -> bool:
+    """Whether numbers are finite in a precision."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(values).astype(dtype)).all())
+
+
+def own_value(name: str, value: Any) -> Any:
+    """A parameter's value as it is now: a caller's array may change."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # what cannot be copied is no number either
+        raise ValidationError(f"`parameters[{name!r}]` must be a number, text or array, got {shown(value)}") from None
+
+
 def _parameter_values(population: Population, N: int, overrides: Mapping[str, Any], unused: set[str]) -> dict[str, Any]:
     values: dict[str, Any] = dict(population.parameters)
     for name in values:
@@ -205,7 +232,9 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
                 continue
             value = overrides[key]
             unused.discard(key)
-            if np.ndim(value) == 0 or isinstance(value, str):
+            if isinstance(value, str | int | float | np.generic) or getattr(value, "shape", None) == ():
+                if not isinstance(value, str) and not hasattr(value, "dim"):
+                    number(f"parameters[{key!r}]", value, low=-math.inf, above=True)
                 values[name] = checked_quantity(value, population.neuron.dimensions[name], f"`parameters` {key}")
                 continue
             dimensions = population.neuron.dimensions[name]

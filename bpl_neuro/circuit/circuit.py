@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.backend import get_backend
-from bpl_neuro.checks import generator, instance, number, positive_int, real_array
+from bpl_neuro.backend import CupyBackend, get_backend
+from bpl_neuro.checks import (
+    generator,
+    indices,
+    instance,
+    mapping,
+    number,
+    positive_int,
+    real_array,
+    shown,
+    word,
+)
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.circuit.build import (
+    MOST_NEURONS,
     constraints,
     initial_weights,
+    is_finite,
     numbers_per_step,
     own_connectivity,
+    own_value,
     own_weights,
     population_sizes,
     scale_to_radius,
@@ -110,21 +123,19 @@ class Circuit(Dynamics):
     ) -> None:
         self.model = Model.load(model) if isinstance(model, str) else model
         if not isinstance(self.model, Model):
-            raise ValidationError(f"`model` must be a Model or the name of one, got {type(model).__name__}")
+            raise ValidationError(f"`model` must be a Model or the name of one, got {shown(model)}")
         self.backend = get_backend(backend)
         self.dtype = self.backend.dtype(dtype)
-        self.input_size = positive_int("input_size", input_size)
+        self.input_size = positive_int("input_size", input_size, MOST_NEURONS)
         self.sizes = population_sizes(self.model, size)
-        overrides = instance(
-            "parameters", {} if parameters is None else parameters, Mapping, "a mapping of names to values"
-        )
-        self._overrides = copy.deepcopy(dict(overrides))  # a caller's arrays may change
+        overrides = mapping("parameters", parameters, "names to values")
+        self._overrides = {name: own_value(name, value) for name, value in overrides.items()}
         self.wiring: Wiring = wire(self.model, self.sizes, self.input_size, self._overrides, self.dtype, self.backend)
         self.layout: Layout = self.wiring.layout
         self.n, self.rates = self.wiring.n, self.wiring.rates
         rng = generator("seed", seed)
         psi = initial_weights(self.wiring, rng)
-        input_scale = number("input_scale", input_scale)
+        input_scale = number("input_scale", input_scale, high=1e300)
         for synapses in self.wiring.synapses:
             if synapses.pre is None:
                 self.layout.views(psi)[synapses.key][...] *= input_scale
@@ -133,9 +144,13 @@ class Circuit(Dynamics):
         psi = np.where(signs == 0, psi, np.abs(psi) * signs) * exists
         if radius is not None:
             scale_to_radius(self.wiring, psi, radius)
-        weights = instance("weights", {} if weights is None else weights, Mapping, "a mapping of projections to arrays")
-        for projection, W in weights.items():
-            psi = own_weights(self.layout, psi, projection, W, exists, signs, self.dtype)
+        for projection, W in mapping("weights", weights, "projections to arrays").items():
+            psi = own_weights(self.layout, psi, projection, W, exists, signs, self.dtype, "weights")
+        if not is_finite(psi, self.dtype):
+            raise ValidationError(
+                f"`radius` = {radius} and `input_scale` = {input_scale:g} give weights that are not finite in "
+                f"{self.dtype.name}; smaller ones would"
+            )
         self.exists = None if exists.all() else exists
         mask = exists * plastic
         self.mask = None if mask.all() else self.backend.asarray(mask, self.dtype)
@@ -205,8 +220,7 @@ class Circuit(Dynamics):
 
     def silenced(self, projection: str) -> Circuit:
         """The circuit with the weights of a projection at zero, and not plastic."""
-        if projection not in self.layout:
-            raise ValidationError(f"`projection` must be one of {', '.join(self.layout)}, got {projection!r}")
+        word("projection", projection, self.layout)
         mask = self.xp.ones(self.layout.size, self.dtype) if self.mask is None else self.mask.copy()
         psi = self.psi.copy()
         for flat in (mask, psi):
@@ -215,16 +229,10 @@ class Circuit(Dynamics):
 
     def clamped_at(self, population: str, units: Any, value: float | None) -> Circuit:
         """The circuit with the first state variable of some neurons held at a value; None lets them go."""
-        if population not in self.sizes:
-            raise ValidationError(f"`population` must be one of {', '.join(self.sizes)}, got {population!r}")
-        q = list(self.sizes).index(population)
-        units = np.atleast_1d(np.asarray(units))
-        last = self.populations[q].N - 1
-        if units.dtype.kind not in "iu" or units.min(initial=0) < 0 or units.max(initial=0) > last:
-            raise ValidationError(f"`units` must be indices in 0 … {last}, got {units.tolist()}")
-        if value is not None:
-            number("value", value, low=-math.inf, above=True)
-        keys = [(q, int(unit)) for unit in units]
+        q = list(self.sizes).index(word("population", population, self.sizes))
+        if value is not None and not np.isfinite(self.dtype.type(number("value", value, low=-math.inf, above=True))):
+            raise ValidationError(f"`value` must be finite in {self.dtype.name}, got {value!r}")
+        keys = [(q, unit) for unit in indices("units", units, self.populations[q].N - 1)]
         clamped = {key: held for key, held in self.clamped.items() if key not in keys}
         return self.holding(clamped=clamped if value is None else clamped | dict.fromkeys(keys, float(value)))
 
@@ -250,8 +258,19 @@ class Circuit(Dynamics):
 
     def own_array(self, name: str, value: Any) -> Any:
         """`value`, from the host or the backend itself, as an array of the backend in the circuit's precision."""
-        array = value if self.backend.owns(value) and value.dtype.kind == "f" else real_array(name, value)
-        return self.backend.asarray(array, self.dtype)
+        there = isinstance(self.backend, CupyBackend) and self.backend.owns(value) and value.dtype.kind in "fiub"
+        array = value if there else real_array(name, value)
+        with np.errstate(over="ignore"):  # what overflows is not finite, and refused where that matters
+            return self.backend.asarray(array, self.dtype)
+
+    def _own_inputs(self, x: Any) -> Any:
+        """Inputs (B, T, K), finite in the circuit's precision."""
+        x = self.own_array("x", x)
+        if x.ndim != 3 or x.shape[2] != self.input_size or 0 in x.shape:
+            raise ValidationError(f"`x` must be (trials, steps, {self.input_size}), got shape {x.shape}")
+        if not self.xp.isfinite(x).all():
+            raise ValidationError(f"`x` must be finite in {self.dtype.name}")
+        return x
 
     def constrain(self, psi: Any) -> None:
         """After an optimiser's step, in place: what is not plastic stays, a weight that would cross zero stops there.
@@ -290,12 +309,12 @@ class Circuit(Dynamics):
         states : (B, T, n) array
         rates : (B, T, N) array
         """
-        x = self.backend.asarray(x, self.dtype)
-        if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValidationError(f"`x` must be (trials, steps, {self.input_size}), got shape {x.shape}")
+        x = self._own_inputs(x)
         B, T = x.shape[:2]
-        state = state or self.initial_state(B)
+        state = self.initial_state(B) if state is None else instance("state", state, State, "a State")
         s, rate = state.s, state.rate
+        if s.shape != (B, self.n):
+            raise ValidationError(f"`state` must be one of {B} trials and {self.n} states, got shape {s.shape}")
         states, rates = (self.xp.empty((B, T, size), self.dtype) for size in (self.n, self.rates))
         rng = None if noise_seed is None else generator("noise_seed", noise_seed)
         for t in range(T):
@@ -306,7 +325,7 @@ class Circuit(Dynamics):
 
     def save(self, path: str | Path) -> None:
         """Model, sizes, parameters and weights in one ``.npz`` file, atomically and without pickle."""
-        write_circuit(path, self, self._overrides)
+        write_circuit(checked_path("path", path), self, self._overrides)
 
     @classmethod
     def load(cls, path: str | Path, *, backend: str = "numpy") -> Circuit:
@@ -317,7 +336,7 @@ class Circuit(Dynamics):
         ValidationError, ModelError
             If the file is damaged.
         """
-        arrays, arguments, rest = read_circuit(path)
+        arrays, arguments, rest = read_circuit(checked_path("path", path))
         circuit = cls(**arguments, backend=backend)
         mask, exists = arrays.get("mask"), arrays.get("exists")
         circuit.exists = None if exists is None else exists.astype(bool)
@@ -343,9 +362,23 @@ class Circuit(Dynamics):
 
     def population_states(self, s: Any) -> dict[str, Any]:
         """A flat (…, n) array as population name → (…, N, S)."""
+        s = self.own_array("s", s)
+        if not s.ndim or s.shape[-1] != self.n or 0 in s.shape:
+            raise ValidationError(f"`s` must be (…, {self.n}) states, got shape {s.shape}")
         return {
             pop.name: s[..., pop.state_slice].reshape(*s.shape[:-1], pop.N, pop.S) for pop in self.wiring.populations
         }
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Circuit:
+        return self  # it never changes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: read-only views are made again. What is pickled together still fits together."""
+        return vars(self) | {"weights": None, "clamped": dict(self.clamped)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"clamped": MappingProxyType(state["clamped"])})
+        self._take(self._psi)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {N}" for name, N in self.sizes.items())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import generator, instance, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.regression import Family, Regression
@@ -80,14 +80,15 @@ class CompatibleSynthesiser(Synthesiser):
     regression: Regression
 
     def __init__(
-        self, circuit: Circuit, *, target: str = "current", sees: str = "synapses", seed: Any = 0, **others: Any
+        self, circuit: Circuit, *, target: str = "current", sees: str | None = "synapses", seed: Any = 0, **others: Any
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
         generator("seed", seed)
-        if target != "current":
-            raise ValidationError(f'`sees` = "synapses" goes with `target` = "current", got {target!r}')
-        if sees != "synapses":
-            raise ValidationError(f'`target` = "current" goes with `sees` = "synapses", got {sees!r}')
+        sees = "synapses" if sees is None else sees
+        if not isinstance(target, str) or target != "current":
+            raise ValidationError(f'`sees` = "synapses" goes with `target` = "current", got {shown(target)}')
+        if not isinstance(sees, str) or sees != "synapses":
+            raise ValidationError(f'`target` = "current" goes with `sees` = "synapses", got {shown(sees)}')
         known = inspect.signature(Synthesiser.__init__).parameters
         if given := [name for name, value in others.items() if value is not None or name not in known]:
             raise ValidationError(

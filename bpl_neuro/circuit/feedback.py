@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpl_neuro.backend import Backend
-from bpl_neuro.checks import generator, number
+from bpl_neuro.checks import number, plain_seed, word
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
@@ -39,12 +39,11 @@ class Feedback(Described):
     """
 
     def __init__(self, kind: str = "exact", *, noise: float | None = None, seed: int = 0) -> None:
-        if not isinstance(kind, str) or kind not in FEEDBACK:
-            raise ValidationError(f"`feedback` must be one of {', '.join(FEEDBACK)}, got {kind!r}")
-        generator("seed", seed)
+        word("feedback", kind, FEEDBACK)
+        plain_seed("seed", seed)
         if noise is not None and kind != "noisy":
             raise ValidationError(f'`noise` belongs to `feedback` = "noisy", got {kind!r}')
-        self.kind, self.noise, self.seed = kind, number("noise", 0.5 if noise is None else noise), seed
+        self.kind, self.noise, self.seed = str(kind), number("noise", 0.5 if noise is None else noise), int(seed)
         self._drawn: dict[tuple[Any, ...], Any] = {}
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import shown
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.array_forms import sigmoid
 
@@ -55,7 +56,7 @@ def get_loss(loss: str | Loss) -> Loss:
     if callable(loss):
         return loss
     if not isinstance(loss, str) or loss not in LOSSES:
-        raise ValidationError(f"`loss` must be one of {', '.join(LOSSES)}, or a function; got {loss!r}")
+        raise ValidationError(f"`loss` must be one of {', '.join(LOSSES)}, or a function; got {shown(loss)}")
     return LOSSES[loss]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import whole
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
 from bpl_neuro.circuit.subspace import dimension_of
@@ -13,6 +14,7 @@ from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import column
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.model.equations import NeuronEquations
 
 __all__ = ["PlasticSynthesiser"]
 
@@ -31,13 +33,14 @@ class PlasticSynthesiser(Synthesiser):
     own_units = True
 
     def _lay_out(self, rng: np.random.Generator, layer: dict[str, Any], subspace: Any, dimension: int | None) -> None:
+        self.learned = subspace is not None
         if subspace is None:
             self._expand(rng, layer["expansion"], layer["fan_in"])
             if self.Q is None:
                 raise ValidationError("`plastic_expansion` needs an expansion layer: give `expansion`, its size")
         else:
             if (
-                layer["expansion"]
+                (layer["expansion"] is not None and whole("expansion", layer["expansion"]))
                 or layer["fan_in"] is not None
                 or layer["plastic"] is False
                 or (layer["expansion"] is None and self.circuit.model.spec.synthesiser.expansion)
@@ -53,6 +56,10 @@ class PlasticSynthesiser(Synthesiser):
         self.exists = self.circuit.backend.asarray(self.Q != 0, self.circuit.dtype)
         self.exists[:, -1] = 1
         self.layout = Layout({"output": (self.d, self.m), "expansion": self.hidden})
+
+    def _layer_unit(self) -> NeuronEquations:
+        """Linear where the layer is a learned subspace."""
+        return granule("v") if self.learned else super()._layer_unit()
 
     def initial_theta(self) -> Any:
         """The output weights 0, the layer at Q."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, positive_int
+from bpl_neuro.checks import flag, generator, instance, positive_int, shown, word
+from bpl_neuro.circuit.build import MOST_NEURONS
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.layout import Layout
@@ -65,15 +67,13 @@ class Readout(Described):
         seed: int | np.random.Generator = 0,
     ) -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
-        self.output_size = positive_int("output_size", output_size)
+        self.output_size = positive_int("output_size", output_size, MOST_NEURONS)
         self.loss, self._loss = loss, get_loss(loss)
-        if reduction not in ("mean", "sum"):
-            raise ValidationError(f'`reduction` must be "mean" or "sum", got {reduction!r}')
-        self.reduction, self.continuous_time = reduction, continuous_time
+        self.reduction = word("reduction", reduction, ("mean", "sum"))
+        self.continuous_time = flag("continuous_time", continuous_time)
         self.columns = slice(0, circuit.rates)
         if population is not None:
-            if not isinstance(population, str) or population not in circuit.sizes:
-                raise ValidationError(f"`population` must be one of {', '.join(circuit.sizes)}, got {population!r}")
+            word("population", population, circuit.sizes)
             self.columns = next(p.rate_slice for p in circuit.populations if p.name == population)
         N = self.columns.stop - self.columns.start
         self.layout = Layout({"weights": (self.output_size, N), "bias": (self.output_size,)})
@@ -114,14 +114,54 @@ class Readout(Described):
         other._take(phi)
         return other
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Readout:
+        return self  # it never changes
+
+    def __copy__(self) -> Readout:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: read-only views are made again, a loss of the package's own is found by its name."""
+        if not isinstance(self.loss, str):
+            try:
+                pickle.dumps(self.loss)
+            except Exception as error:
+                raise ValidationError(
+                    f"`loss` {shown(self.loss)} cannot be pickled ({error}); one defined in a module can"
+                ) from None
+        return vars(self) | {"weights": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._take(self._phi)
+
     def output(self, rate: Any) -> Any:
         """y of rates (…, N): (…, M)."""
+        rate = self.circuit.own_array("rate", rate)
+        if not rate.ndim or rate.shape[-1] != self.circuit.rates or 0 in rate.shape:
+            raise ValidationError(f"`rate` must be (…, {self.circuit.rates}) rates, got shape {rate.shape}")
+        if not self.circuit.xp.isfinite(rate).all():
+            raise ValidationError("`rate` must be finite")
+        return self._output(rate)
+
+    def _output(self, rate: Any) -> Any:
         return rate[..., self.columns] @ self.weights["weights"].T + self.weights["bias"]
 
     def trial_weight(self, trials: int) -> float:
         """Weight of one trial's loss in a batch: 1/B, or 1 for ``reduction="sum"``; times dt in continuous time."""
-        weight = 1 / trials if self.reduction == "mean" else 1.0
+        weight = 1 / positive_int("trials", trials) if self.reduction == "mean" else 1.0
         return weight * self.circuit.model.dt if self.continuous_time else weight
+
+    def _own_loss(self, y: Any, target: Any) -> tuple[Any, Any]:
+        """What a user's loss gives, which may be anything, in the shapes that it must have."""
+        xp, given = self.circuit.xp, self._loss(self.circuit.xp, y, target)
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValidationError(f"`loss` must give (value (B,), gradient (B, M)), got {shown(given)}")
+        arrays = [self.circuit.own_array("loss", part) for part in given]
+        for array, shape, what in zip(arrays, (y.shape[:1], y.shape), ("value", "gradient"), strict=True):
+            if array.shape != shape:
+                raise ValidationError(f"`loss` must give a {what} of shape {shape}, got {array.shape}")
+        return arrays[0], xp.asarray(arrays[1])
 
     def credit(
         self, state: State, target: Any, weight: Any, feedback: Feedback | None = None
@@ -147,13 +187,23 @@ class Readout(Described):
             ∂L_t/∂φ.
         output : (B, M) array
         """
-        xp = self.circuit.xp
-        y = self.output(state.rate)
-        loss, dy = self._loss(xp, y, target)
-        dy = dy * weight[:, None]
+        loss, errors, y = self.errors(state, target, weight)
+        return loss, self.sent_back(state, errors, feedback), self.gradient(state, errors), y
+
+    def errors(self, state: State, target: Any, weight: Any) -> tuple[Any, Any, Any]:
+        """Weighted loss (B,), its gradient with respect to the outputs, (B, M), and the outputs."""
+        xp, y = self.circuit.xp, self._output(state.rate)
+        loss, dy = self._loss(xp, y, target) if isinstance(self.loss, str) else self._own_loss(y, target)
+        return loss * weight, dy * weight[:, None], y
+
+    def gradient(self, state: State, errors: Any) -> Any:
+        """∂L/∂φ, (|φ|,), of errors at the outputs, (B, M)."""
         rate = state.rate[:, self.columns]
-        gradient = xp.concatenate([(dy.T @ rate).reshape(-1), dy.sum(axis=0)])
-        dr = xp.zeros_like(state.rate)
+        return self.circuit.xp.concatenate([(errors.T @ rate).reshape(-1), errors.sum(axis=0)])
+
+    def sent_back(self, state: State, errors: Any, feedback: Feedback | None = None) -> Any:
+        """c (B, n) of errors at the outputs, (B, M), through W or what `feedback` makes of it."""
+        dr = self.circuit.xp.zeros_like(state.rate)
         W = self.weights["weights"]
-        dr[:, self.columns] = dy @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
-        return loss * weight, self.circuit.rate_credit(state, dr), gradient, y
+        dr[:, self.columns] = errors @ (W if feedback is None else feedback.weights("readout", W, self.circuit.backend))
+        return self.circuit.rate_credit(state, dr)

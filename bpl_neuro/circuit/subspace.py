@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int, real_array
+from bpl_neuro.checks import positive_int, real_array, shown
 from bpl_neuro.circuit.synthesiser import Response, Synthesiser, outer, plastic_in_the_model
 from bpl_neuro.errors import ValidationError
 
@@ -49,7 +49,9 @@ class SubspaceSynthesiser(Synthesiser):
         """P."""
         if isinstance(subspace, str):
             if subspace != "random":
-                raise ValidationError(f'`subspace` must be an array (n, d), "random" or "learned", got {subspace!r}')
+                raise ValidationError(
+                    f'`subspace` must be an array (n, d), "random" or "learned", got {shown(subspace)}'
+                )
             d = dimension_of(dimension, subspace, self.n)
             subspace = np.linalg.qr(rng.normal(size=(self.n, d)))[0]
         elif dimension is not None:
@@ -67,7 +69,7 @@ class SubspaceSynthesiser(Synthesiser):
 def dimension_of(dimension: Any, subspace: str, n: int) -> int:
     """d."""
     if dimension is None:
-        raise ValidationError(f'`subspace` = "{subspace}" needs `dimension`, got {dimension!r}')
+        raise ValidationError(f'`subspace` = "{subspace}" needs `dimension`, got {shown(dimension)}')
     if positive_int("dimension", dimension) > n:
         raise ValidationError(f"`dimension` must lie in 1 … {n}, got {dimension!r}")
     return int(dimension)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import flag, generator, instance, shown, whole
+from bpl_neuro.circuit.build import MOST_NEURONS
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.expansion import drawn_weights, granule
 from bpl_neuro.circuit.layout import Layout
@@ -25,6 +26,9 @@ from bpl_neuro.model.equations import NeuronEquations
 from bpl_neuro.model.names import symbol
 
 __all__ = ["Response", "Synthesiser", "outer", "plastic_in_the_model"]
+
+#: options that ask for a `CompatibleSynthesiser`
+_OF_CURRENTS = (("target", "current"), ("sees", "synapses"))
 
 
 class Response(NamedTuple):
@@ -120,19 +124,19 @@ class Synthesiser(Described):
         "seed": None,
     }  # fmt: skip
 
-    def __new__(cls, circuit: Circuit, **options: Any) -> Synthesiser:
-        """The class that these options ask for."""
+    def __new__(cls, circuit: Any = None, **options: Any) -> Synthesiser:
+        """The class that these options ask for; without any, as pickle calls it, the one it is called of."""
         if cls is Synthesiser:
             from bpl_neuro.circuit import compatible, plastic, subspace  # which are built on this class
 
             own, trained = options.get("subspace"), options.get("plastic_expansion")
-            if options.get("target") == "current" or options.get("sees") == "synapses":
+            if any(isinstance(options.get(k), str) and options[k] == v for k, v in _OF_CURRENTS):
                 return super().__new__(compatible.CompatibleSynthesiser)
             if own is not None and not (isinstance(own, str) and own == "learned"):
                 return super().__new__(subspace.SubspaceSynthesiser)
             if trained is None:
                 trained = plastic_in_the_model(circuit, options.get("expansion"))
-            if own is not None or trained is True:
+            if own is not None or trained is True or (isinstance(trained, np.bool_) and trained):
                 return super().__new__(plastic.PlasticSynthesiser)
         return super().__new__(cls)
 
@@ -152,20 +156,20 @@ class Synthesiser(Described):
     ) -> None:
         instance("circuit", circuit, Circuit, "a Circuit")
         spec = circuit.model.spec.synthesiser
-        if target != "state":
-            raise ValidationError(f'`target` must be "state" or "current", got {target!r}')
+        if not isinstance(target, str) or target != "state":
+            raise ValidationError(f'`target` must be "state" or "current", got {shown(target)}')
         self.circuit, self.target = circuit, target
         for name, value in (("sees_input", sees_input), ("plastic_expansion", plastic_expansion)):
             if value is not None:
-                instance(name, value, bool, "True or False")
+                flag(name, value)
         self.sees = spec.sees if sees is None else sees
-        self.sees_input = spec.sees_input if sees_input is None else sees_input
-        if self.sees not in ("state", "rate"):
+        self.sees_input = spec.sees_input if sees_input is None else bool(sees_input)
+        if not isinstance(self.sees, str) or self.sees not in ("state", "rate"):
             raise ValidationError(
-                f'`sees` must be "state" or "rate", or "synapses" with `target` = "current"; got {self.sees!r}'
+                f'`sees` must be "state" or "rate", or "synapses" with `target` = "current"; got {shown(self.sees)}'
             )
         if subspace is None and dimension is not None:
-            raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {dimension!r}')
+            raise ValidationError(f'`dimension` belongs to `subspace` = "random" or "learned", got {shown(dimension)}')
         self.n = self.d = circuit.n
         self.visible = (circuit.n if self.sees == "state" else circuit.rates) + self.sees_input * circuit.input_size
         self.Q: Any = None
@@ -175,8 +179,7 @@ class Synthesiser(Described):
         )
         unit = circuit.model.synthesiser
         self.linear = symbol(unit.inputs[0]) not in unit.rate_slope().free_symbols
-        _, inputs, constants = unit.symbols
-        self._unit = circuit.backend.elementwise("unit", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self._unit = self._compiled("unit", unit)
         self.regression: Regression | None = None
         if self.linear and not self.hidden:
             self.regression = Regression([Family((), np.arange(self.layout.size).reshape(self.d, self.m))])
@@ -257,14 +260,14 @@ class Synthesiser(Described):
         """Draw the weights of an expansion layer, if there is to be one."""
         spec = self.circuit.model.spec.synthesiser.expansion
         size = (spec.size if spec else 0) if size is None else size
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0:
-            raise ValidationError(f"`expansion` must be a whole number ≥ 0, got {size!r}")
+        size = whole("expansion", size, most=MOST_NEURONS)
         if size == 0:
             if fan_in is not None:
                 raise ValidationError("`fan_in` belongs to an expansion layer: give `expansion`, its size")
             return
         fan_in = (spec.fan_in if spec else 4) if fan_in is None else fan_in
-        if isinstance(fan_in, bool) or not isinstance(fan_in, int) or not 1 <= fan_in <= self.visible:
+        fan_in = whole("fan_in", fan_in, 1)
+        if fan_in > self.visible:
             raise ValidationError(f"`fan_in` must lie in 1 … {self.visible} (what there is to see), got {fan_in!r}")
         unit, values = self.circuit.model.expansion or (granule(), {})
         self._layer(drawn_weights(rng, size, fan_in, self.visible, biased=True), unit, values)
@@ -272,15 +275,34 @@ class Synthesiser(Described):
     def _layer(self, Q: np.ndarray, unit: NeuronEquations, values: Mapping[str, float]) -> None:
         """Take an expansion layer with these weights and this unit."""
         self.Q = self.circuit.backend.asarray(Q, self.circuit.dtype)
-        _, inputs, constants = unit.symbols
-        self._granule = self.circuit.backend.elementwise("granule", [inputs, constants], [unit.rate, unit.rate_slope()])
+        self._granule = self._compiled("granule", unit)
         self._granule_constants = [values[p] for p in unit.parameters] + [self.circuit.model.dt]
+
+    def _compiled(self, name: str, unit: NeuronEquations) -> Any:
+        """A unit's rate and its slope as a function of inputs and parameters."""
+        _, inputs, constants = unit.symbols
+        return self.circuit.backend.elementwise(name, [inputs, constants], [unit.rate, unit.rate_slope()])
+
+    def _layer_unit(self) -> NeuronEquations:
+        """The unit of the expansion layer, if there is one."""
+        return (self.circuit.model.expansion or (granule(), {}))[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what is compiled, which is compiled again."""
+        return {name: value for name, value in vars(self).items() if name not in ("_unit", "_granule")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "_constants" in state:
+            self._unit = self._compiled("unit", self.circuit.model.synthesiser)
+        if "_granule_constants" in state:
+            self._granule = self._compiled("granule", self._layer_unit())
 
 
 def plastic_in_the_model(circuit: Any, expansion: Any) -> bool:
     """Whether the model says that the expansion layer is plastic, and there is to be one."""
     spec = circuit.model.spec.synthesiser.expansion if isinstance(circuit, Circuit) else None
-    return bool(spec and spec.plastic and expansion != 0)
+    return bool(spec and spec.plastic and not (isinstance(expansion, int | np.integer) and expansion == 0))
 
 
 def outer(slope: Any, z: Any) -> Any:

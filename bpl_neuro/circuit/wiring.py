@@ -90,6 +90,16 @@ class Wiring:
     rates: int
     layout: Any
     backend: Any
+    made_of: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: what is compiled is compiled again, from what the wiring was made of."""
+        from bpl_neuro.circuit.build import wire  # which makes wirings
+
+        return wire, self.made_of
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Wiring:
+        return self  # it never changes, and by it parts know each other
 
     @property
     def xp(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bpl_neuro.checks import positive_int, real_array
+from bpl_neuro.checks import generator, index, instance, number, positive_int, real_array, shown, whole
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.circuit.subspace import SubspaceSynthesiser
@@ -19,7 +19,8 @@ from bpl_neuro.rules.bp_lambda import BPLambda
 from bpl_neuro.rules.traces import LocalTrace
 from bpl_neuro.tasks.base import Batch
 from bpl_neuro.train.loop import run_batch, watched_steps
-from bpl_neuro.train.state import PARAMETERS
+from bpl_neuro.train.schedule import PER_TRIAL
+from bpl_neuro.train.state import PARAMETERS, Learner
 from bpl_neuro.train.step import Step
 from bpl_neuro.train.trainer import Trainer
 
@@ -38,7 +39,13 @@ __all__ = [
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine along the last axis; NaN where either vector is zero."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    a, b = real_array("a", a).astype(float), real_array("b", b).astype(float)
+    try:
+        np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValidationError(f"`b` must have the shape of `a`, {a.shape}, got {b.shape}") from None
+    if not a.ndim or not b.ndim:
+        raise ValidationError("`a` and `b` must be vectors, or rows of vectors, got a number")
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(norms > 0, (a * b).sum(axis=-1) / norms, np.nan)
@@ -46,6 +53,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def true_later_gradient(steps: Sequence[Step], gamma: float = 1.0) -> list[Any]:
     """G_t = (c_{t+1} + γ G_{t+1}) J_{t+1} of every step, (B, n) each; 0 at a trial's end. Costs one backward sweep."""
+    if not isinstance(steps, list | tuple) or not steps or not all(isinstance(step, Step) for step in steps):
+        raise ValidationError(f"`steps` must be the steps of a batch, as a watcher sees them, got {shown(steps)}")
+    if number("gamma", gamma) > 1:
+        raise ValidationError(f"`gamma` must lie in [0, 1], got {gamma!r}")
     later = [0 * steps[-1].c]
     for now, ahead in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
         later.append(~now.end[:, None] * ahead.transition.vjp(ahead.c + gamma * later[-1]))
@@ -93,13 +104,17 @@ def _predicts_states(rule: Any) -> None:
     """ValidationError unless the rule has a synthesiser that predicts the credit of states."""
     if getattr(rule, "target", None) != "state":
         raise ValidationError(
-            f'`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got {rule!r}'
+            '`rule` must have a synthesiser with `target` = "state", which predicts gradients of states; got '
+            f"{shown(rule)}"
             + ("; for one synapse there is `current_synapse_trace`" if getattr(rule, "target", None) else "")
         )
 
 
 def trial_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over trials without NaNs; NaN where there is none."""
+    """Mean over trials, of values (steps, trials), without NaNs; NaN where there is none."""
+    values = real_array("values", values).astype(float)
+    if values.ndim != 2:
+        raise ValidationError(f"`values` must be (steps, trials), got shape {values.shape}")
     count = (~np.isnan(values)).sum(axis=1)
     return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
 
@@ -127,9 +142,10 @@ def causality(trainer: Trainer, batch: Batch, step: int, seed: int = 0) -> xr.Da
         step, and ``moved``, how far the parameter of the first had then moved. After the last step counts what is only
         learned at the trial's end.
     """
-    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step < batch.steps:
+    instance("trainer", trainer, Trainer, "a Trainer"), instance("batch", batch, Batch, "a Batch")
+    step, rng = whole("step", step, 1), generator("seed", seed)
+    if step >= batch.steps:
         raise ValidationError(f"`step` must lie in 1 … {batch.steps - 1}, got {step!r}")
-    rng = np.random.default_rng(seed)
     x, y = batch.x.copy(), batch.y.copy()
     x[:, step:] = rng.permuted(x[:, step:] + rng.normal(size=x[:, step:].shape), axis=0)
     y[:, step:] = y[:, step:] + rng.normal(size=y[:, step:].shape) if y.ndim == 3 else rng.permuted(y[:, step:], axis=0)
@@ -181,11 +197,16 @@ def principal_subspace(errors: Any, dimension: int) -> np.ndarray:
         The first right singular vectors (not centred: g must reach the errors themselves), largest first.
     """
     rows = real_array("errors", errors).astype(float)
+    if not rows.ndim or not rows.size:
+        raise ValidationError(f"`errors` must be (…, n) with at least one of each, got shape {rows.shape}")
     rows = rows.reshape(-1, rows.shape[-1])
     if positive_int("dimension", dimension) > rows.shape[1]:
         raise ValidationError(f"`dimension` must lie in 1 … {rows.shape[1]}, got {dimension!r}")
     if not np.isfinite(rows).all():
         raise ValidationError("`errors` must be finite")
+    largest = np.abs(rows).max()
+    if largest > 1e100:  # whose squares would overflow
+        rows = rows / largest
     return np.linalg.svd(rows.T @ rows, hermitian=True)[0][:, :dimension]
 
 
@@ -220,16 +241,20 @@ def synapse_trace(
     """
     _predicts_states(rule)
     s = rule.synthesiser
-    a, j = synapse
+    instance("batch", batch, Batch, "a Batch")
+    if not isinstance(synapse, tuple | list) or len(synapse) != 2:
+        raise ValidationError(f"`synapse` must be (a, j), output and input of θ, got {shown(synapse)}")
     if not s.own_units:
         raise ValidationError("in a subspace a synthesiser unit belongs to no state of the circuit: nothing to draw")
-    if not (0 <= a < s.n and 0 <= j < s.m):
-        raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {synapse}")
-    if not 0 <= trial < batch.size:
-        raise ValidationError(f"`trial` must lie in 0 … {batch.size - 1}, got {trial}")
+    try:
+        a, j = index("a", synapse[0], s.n - 1), index("j", synapse[1], s.m - 1)
+    except ValidationError:
+        raise ValidationError(f"`synapse` must lie in 0 … {s.n - 1}, 0 … {s.m - 1}; got {shown(synapse)}") from None
+    trial = index("trial", trial, batch.size - 1)
     if rule.form != "full":
         raise ValidationError('`rule` must hold the full trace: BPLambda(…, trace="full")')
     single = batch[trial : trial + 1]
+    theta = Learner(circuit, readout, rule, {}, PER_TRIAL).initial(theta=theta).theta
     local = LocalTrace(s, rule.gamma * rule.lam, rule.gain)
     local_carry = local.init(1, batch.steps)
     rows: list[list[Any]] = []
@@ -257,7 +282,7 @@ def synapse_trace(
     return xr.Dataset(
         data,
         {"step": np.arange(1, len(rows) + 1)},
-        {"synapse": list(synapse), "forward_view": float(forward), "gamma": rule.gamma, "lam": rule.lam},
+        {"synapse": [a, j], "forward_view": float(forward), "gamma": rule.gamma, "lam": rule.lam},
     )
 
 

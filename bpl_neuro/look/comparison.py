@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from rich.table import Column, Table
 
-from bpl_neuro.checks import instance
+from bpl_neuro.checks import a_text, instance, mapping, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -67,8 +67,14 @@ def compare(
     """
     instance("circuit", circuit, Circuit, "a Circuit"), instance("readout", readout, Readout, "a Readout")
     labelled = labelled_rules(rules)
-    if isinstance(theta, Mapping) and (unknown := theta.keys() - labelled.keys()):
-        raise ValidationError(f"`theta` has {sorted(unknown)[0]!r}; the rules are {', '.join(labelled)}")
+    instance("batch", batch, Batch, "a Batch")
+    if fitted_on is not None:
+        instance("fitted_on", fitted_on, Batch, "a Batch")
+    if isinstance(theta, Mapping):
+        if unknown := [label for label in theta if label not in labelled]:
+            raise ValidationError(f"`theta` has {shown(unknown[0])}; the rules are {', '.join(labelled)}")
+    elif theta is not None and all(rule.initial_theta() is None for rule in labelled.values()):
+        raise ValidationError("`theta` is that of a synthesiser, and none of the rules has one")
     host = circuit.backend.to_host
     seen, outcome = watched_steps(circuit, readout, BPTT(circuit), batch, None, noise_seed)
     later = true_later_gradient(seen)
@@ -85,7 +91,9 @@ def compare(
         row = against(circuit, host(gradient_of_psi(circuit, rule_outcome.gradients)), true, rule_credit, credit)
         row["optimum"] = np.nan
         if rule.regression is not None:
-            fit = least_squares_theta(circuit, readout, rule, fitted_on or batch, noise_seed=noise_seed)
+            fit = least_squares_theta(
+                circuit, readout, rule, batch if fitted_on is None else fitted_on, noise_seed=noise_seed
+            )
             best = watched_steps(circuit, readout, rule, batch, fit, noise_seed, keep=False)[1]
             row["optimum"] = float(cosine(host(gradient_of_psi(circuit, best.gradients)), true))
         rows.append(row)
@@ -96,7 +104,10 @@ def compare(
 
 def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
     """The Dataset of `compare` or `PassiveRules.result`, as a table for the terminal; means over batches and seeds."""
-    instance("found", found, xr.Dataset, "what `compare` or `PassiveRules.result` gave")
+    if not isinstance(found, xr.Dataset) or not {"cosine", "norm_ratio"} <= set(found) or "rule" not in found.dims:
+        raise ValidationError(f"`found` must be what `compare` or `PassiveRules.result` gave, got {shown(found)}")
+    if title is not None:
+        a_text("title", title)
     columns: list[Column | str] = [
         Column("rule", no_wrap=True),
         "online",
@@ -125,8 +136,11 @@ def comparison_table(found: xr.Dataset, title: str | None = None) -> Table:
 def labelled_rules(rules: Mapping[str, Rule] | Sequence[Rule]) -> dict[str, Rule]:
     """Rules by label: as they were given, or by their names."""
     if isinstance(rules, str | Rule) or not isinstance(rules, Mapping | Sequence):
-        raise ValidationError(f"`rules` must be a list of rules, or a mapping of labels to rules; got {rules!r}")
-    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(getattr(r, "name", repr(r)), r) for r in rules]
+        raise ValidationError(f"`rules` must be a list of rules, or a mapping of labels to rules; got {shown(rules)}")
+    if isinstance(rules, Mapping):
+        pairs = list(mapping("rules", rules, "labels to rules").items())
+    else:
+        pairs = [(getattr(rule, "name", shown(rule)), rule) for rule in rules]
     for label, rule in pairs:
         instance(f"rules[{label!r}]", rule, Rule, "a Rule; `bpl.make_rule` makes one by name")
     if not pairs or len(dict(pairs)) < len(pairs):

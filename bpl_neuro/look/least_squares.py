@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator
+from bpl_neuro.checks import generator, instance
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -56,7 +56,9 @@ def least_squares_theta(
     ValidationError
         For a rule without such a synthesiser.
     """
-    if rule.regression is None:
+    instance("circuit", circuit, Circuit, "a Circuit"), instance("readout", readout, Readout, "a Readout")
+    instance("batch", batch, Batch, "a Batch")
+    if instance("rule", rule, Rule, "a Rule").regression is None:
         raise ValidationError(f"`rule` must have a synthesiser that is linear in θ, got {rule!r}")
     learner = Learner(circuit, readout, rule.informed(), {"theta": RLS(0.0, ridge)}, PER_TRIAL)
     noise_rng = None if noise_seed is None else generator("noise_seed", noise_seed)

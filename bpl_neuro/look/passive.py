@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
@@ -31,7 +32,8 @@ class PassiveRules:
     Parameters
     ----------
     trainer : Trainer
-        With exact feedback and no `error_delay`, so that what arrives at the rules is the gradient of the loss.
+        With exact feedback and no `error_delay`, so that what arrives at the rules is the gradient of the loss. A
+        passive rule with feedback of its own hears the errors through that.
     rules : mapping of label to Rule, or sequence of Rule
     every : int
         Look at every so many batches.
@@ -72,7 +74,7 @@ class PassiveRules:
         self._onlookers = {
             label: _Onlooker(rule, trainer.circuit, optimisers[label]) for label, rule in self.rules.items()
         }
-        mover = by_name(drift, ("drift",))["drift"]
+        mover = by_name(drift, ("drift",), "drift").get("drift") or Adam()
         self._drifts = {label: _Drift(trainer.circuit, mover) for label in ("true", *self.rules)}
         self._seen: list[Step] = []
         self._figures: list[xr.Dataset] = []
@@ -87,6 +89,7 @@ class PassiveRules:
 
     def watch(self, step: Step) -> None:
         """See a step of the trainer."""
+        instance("step", step, Step, "a Step, as a watcher sees it")
         if step.batch % self.every:
             return
         if step.t == 1:
@@ -95,7 +98,15 @@ class PassiveRules:
                 own.begin(len(step.end), step.steps)
         self._seen.append(step)
         for own in self._onlookers.values():
-            own.see(step)
+            own.see(step, self._heard(own.rule, step))
+
+    def _heard(self, rule: Rule, step: Step) -> Any:
+        """c as it reaches a rule: the readout's errors through the rule's own feedback."""
+        if rule.feedback.kind == "exact" or step.errors is None:
+            return step.c
+        readout, state = self.trainer.readout.holding(step.parameter("phi")), step.transition.new
+        exact, own = (readout.sent_back(state, step.errors, through) for through in (None, rule.feedback))
+        return step.c + (own - exact)  # c has the penalty of rates as well
 
     def batch_done(self, trainer: Trainer, outcome: Outcome) -> None:
         """A batch has ended: compare, and let the passive rules' own parameters learn."""
@@ -159,12 +170,14 @@ class _Onlooker:
         """A batch of so many trials and steps, in the form that the rule takes for whole trials."""
         self.settled = self.rule.settled(self.rule.choose(True, steps, False))
         self.carry, self.sums = self.settled.init(trials, steps), Gradients()
+        self.heard: list[Any] = []
 
-    def see(self, step: Step) -> None:
-        """Learn what there is to learn on the way."""
+    def see(self, step: Step, c: Any) -> None:
+        """Learn what there is to learn on the way from c, as it reaches this rule."""
+        self.heard.append(c)
         if self.settled.deferred:
             return
-        arguments = (step.transition, step.c, step.end, self.theta)
+        arguments = (step.transition, c, step.end, self.theta)
         self._add("theta", self.settled.collect(self.carry, *arguments))
         self._add_moment(step.transition, step.end)
         self.carry, _, of_psi = self.settled.step(self.carry, *arguments)
@@ -181,6 +194,7 @@ class _Onlooker:
     def end_batch(self, trials: Trajectory, mask: Any) -> Any:
         """The gradient of Ψ; θ learns."""
         if self.settled.deferred:
+            trials = replace(trials, c=self.circuit.xp.stack(self.heard))
             for name, gradient in self.settled.finish(self.carry, trials, self.theta).items():
                 self._add(name, gradient)
             self._add_moment(trials.rows, trials.end.reshape(-1))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
-from bpl_neuro.checks import real_array
+from bpl_neuro.checks import a_text, instance, mapping, number, positive_int, real_array, shown
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.analysis import current_synapse_trace, synapse_trace
 from bpl_neuro.look.recording.reading import recorded_synapse
@@ -41,8 +44,8 @@ STYLE: dict[Any, Any] = {
 
 def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
     """A figure in the house style and its axes (always a 2-D array), without a window."""
+    rows, columns = positive_int("rows", rows, 50), positive_int("columns", columns, 50)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         fig = Figure(layout="constrained", **keywords)
@@ -52,7 +55,8 @@ def figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Any, Any]:
 
 def save_figure(fig: Any, path: Any) -> None:
     """Write a figure to a file, making its folder; the file is whole or absent."""
-    path, content = Path(path), io.BytesIO()
+    instance("fig", fig, Figure, "a matplotlib Figure")
+    path, content = checked_path("path", path), io.BytesIO()
     with matplotlib.rc_context(STYLE):
         fig.savefig(content, format=path.suffix[1:] or None)
     atomic_write(path, content.getvalue())
@@ -66,6 +70,7 @@ def readable_log(axis: Any) -> None:
     axis : matplotlib Axis
         ``ax.xaxis`` or ``ax.yaxis``.
     """
+    instance("axis", axis, Axis, "a matplotlib Axis, like ax.yaxis")
     low, high = sorted(axis.get_view_interval())
     if high < 20 * low:
         axis.set_major_locator(MaxNLocator(5))
@@ -87,9 +92,10 @@ def plot_alignment(
     optimum : (seeds, T) array, optional
         The least-squares optimum, dashed.
     """
-    _draw_curves(ax, step, curves)
+    _draw_curves(ax, points := _points("step", step), curves)
     if optimum is not None:
-        ax.plot(step, np.nanmedian(np.atleast_2d(optimum), axis=0), "k--", lw=1.2, label="least-squares optimum")
+        best = _rows("optimum", optimum, len(points))
+        ax.plot(points, np.nanmedian(best, axis=0), "k--", lw=1.2, label="least-squares optimum")
     ax.axhline(0, color="grey", lw=0.8)
     ax.set(xlabel="step", ylabel="cosine of g + c with the true gradient", ylim=(min(-0.1, ax.get_ylim()[0]), 1.03))
     _legend_beside(ax)
@@ -108,7 +114,7 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
     found : Dataset
         Medians are drawn over a dimension ``seed``, means over ``batch``.
     """
-    axes = list(np.asarray(axes, dtype=object).ravel())
+    axes = _panels(axes)
     if len(axes) != 2 or not isinstance(found, xr.Dataset) or "cosine" not in found:
         raise ValidationError("`axes` must be two Axes, and `found` what `compare` or `PassiveRules.result` gave")
     figures = found.median("seed") if "seed" in found.dims else found
@@ -148,13 +154,14 @@ def plot_comparison(axes: Sequence[Any], found: xr.Dataset) -> Sequence[Any]:
 
 def plot_learning(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray], *, ylabel: str, xlabel: str) -> Any:
     """Learning curves: label → (seeds, points), drawn as median and quartiles."""
-    _draw_curves(ax, x, curves)
+    a_text("xlabel", xlabel), a_text("ylabel", ylabel)
+    _draw_curves(ax, points := _points("x", x), curves)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    if np.issubdtype(np.asarray(x).dtype, np.integer):
+    if np.issubdtype(points.dtype, np.integer):
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(x) == 1:
-            ax.set_xlim(x[0] - 1, x[0] + 1)
-    if len(curves) > 1:
+        if len(points) == 1:
+            ax.set_xlim(points[0] - 1, points[0] + 1)
+    if curves and len(curves) > 1:
         ax.legend(frameon=False)
     return ax
 
@@ -190,6 +197,8 @@ def plot_synapse(
     ValidationError
         If there is no such batch, trial or synapse, or no trace of it; says what to record.
     """
+    if step_ms is not None:
+        step_ms = number("step_ms", step_ms, above=True)
     chosen: dict[str, Any] = {"batch": batch, "trial": trial, "synapse": synapse}
     if not isinstance(trace, xr.Dataset):
         raise ValidationError(f"`trace` must be a Dataset, got {type(trace).__name__}")
@@ -225,7 +234,7 @@ def plot_synapse(
     panels = {
         label: looks for label, names in lines.items() if (looks := {k: v for k, v in names.items() if k in trace})
     }
-    flat = list(np.asarray(axes, dtype=object).ravel())
+    flat = _panels(axes)
     if len(flat) < len(panels):
         raise ValidationError(f"`axes` must be {len(panels)} Axes, one for each panel; got {len(flat)}")
     margin = 0.03 * (t[-1] - t[0]) or 0.5
@@ -272,6 +281,9 @@ def plot_traces(ax: Any, recorded: xr.DataArray) -> Any:
             "`recorded` must have the dimension step and one of unit, neuron, synapse; got "
             f"{', '.join(map(str, recorded.dims))}. Choose one of the others, like recorded.sel(batch=1, trial=0)"
         )
+    instance("ax", ax, Axes, "matplotlib Axes")
+    if np.asarray(recorded.values).dtype.kind not in "fiub":
+        raise ValidationError(f"`recorded` must hold real numbers, got dtype {recorded.dtype}")
     timed = "time" in recorded.coords
     x = recorded["time"].values * 1e3 if timed else recorded["step"].values
     lines = recorded.transpose("step", *over).values.reshape(len(x), -1)
@@ -314,12 +326,15 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
     ValidationError
         If `weights` is not a matrix of finite numbers.
     """
+    instance("ax", ax, Axes, "matplotlib Axes"), a_text("pre", pre), a_text("post", post)
     weights = real_array("weights", weights).astype(float)
     if exists is not None and (exists := real_array("exists", exists)).shape != weights.shape:
         raise ValidationError(f"`exists` must have the shape of `weights`, {weights.shape}, got {exists.shape}")
+    if exists is not None and not np.isin(exists, (0, 1)).all():
+        raise ValidationError("`exists` must hold booleans, or 0 and 1")
     if weights.ndim == 2 and not np.isfinite(weights).all():
         raise ValidationError("`weights` must be finite")
-    if weights.ndim != 2:
+    if weights.ndim != 2 or not weights.size:
         raise ValidationError(
             f"`weights` must be a matrix [post, pre], got shape {weights.shape}; a projection holds one for "
             'each input of its neurons: circuit.weights["a->b"][0]'
@@ -334,20 +349,41 @@ def plot_weights(ax: Any, weights: Any, *, exists: Any = None, pre: str = "pre",
     return ax
 
 
-def _draw_curves(ax: Any, x: Sequence[float], curves: Mapping[str, np.ndarray]) -> None:
+def _draw_curves(ax: Any, x: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
     """Median over seeds, with quartiles where there are several."""
-    if not isinstance(curves, Mapping):
-        raise ValidationError(f"`curves` must be a mapping of label to values, got {type(curves).__name__}")
-    for k, (label, values) in enumerate(curves.items()):
-        values = np.atleast_2d(values)
-        if values.shape[1] != len(x):
-            raise ValidationError(f"curves[{label!r}] has {values.shape[1]} points, `x` {len(x)}")
+    instance("ax", ax, Axes, "matplotlib Axes")
+    curves = mapping("curves", curves, "label to values")
+    rows = [_rows(f"curves[{label!r}]", values, len(x)) for label, values in curves.items()]
+    for k, (label, values) in enumerate(zip(curves, rows, strict=True)):
         look = _look(k)
         marker = {"marker": "o", "ms": 3.5} if len(x) <= 50 else {}
         ax.plot(x, np.nanmedian(values, axis=0), label=label, **look, **marker)
         if len(values) > 1:
             low, high = np.nanpercentile(values, [25, 75], axis=0)
             ax.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+
+
+def _points(name: str, values: Any) -> np.ndarray:
+    """Where points are on an axis."""
+    if (points := real_array(name, values)).ndim == 1 and points.size and np.isfinite(points).all():
+        return points
+    raise ValidationError(f"`{name}` must be a list of finite numbers, got {shown(values)}")
+
+
+def _rows(name: str, values: Any, points: int) -> np.ndarray:
+    """Values over so many points, (rows, points); one row may come without its axis."""
+    rows = np.atleast_2d(real_array(name, values))
+    if rows.ndim != 2 or rows.shape[1] != points or not rows.size:
+        raise ValidationError(f"`{name}` must have {points} points, as there are places for; got shape {rows.shape}")
+    return rows
+
+
+def _panels(axes: Any) -> list[Any]:
+    """Axes in a list or array."""
+    flat = list(np.asarray(axes, dtype=object).ravel()) if isinstance(axes, list | tuple | np.ndarray) else [axes]
+    if flat and all(isinstance(ax, Axes) for ax in flat):
+        return flat
+    raise ValidationError(f"`axes` must be two Axes or more, as `figure` makes them, got {shown(axes)}")
 
 
 def _look(k: int) -> dict[str, Any]:

@@ -11,8 +11,12 @@ import functools
 import logging
 import math
 import re
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,14 +46,33 @@ _REFUSED_NODES = {
 }
 
 
+#: one import at a time: each puts back what it has found
+_importing = threading.RLock()
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Leave the handlers of signals as they are, which any thread but the main one must."""
+    real, here = signal.signal, threading.get_ident()
+
+    def kept(number: Any, handler: Any) -> Any:
+        return signal.getsignal(number) if threading.get_ident() == here else real(number, handler)
+
+    signal.signal = kept  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = real
+
+
 @functools.cache
 def brian2_parts() -> SimpleNamespace:
-    """The parts of Brian2 we use, imported on first use (1–2 s).
+    """The parts of Brian2 we use, imported on first use (1–2 s), in any thread.
 
-    Brian2 takes over `sys.excepthook` and the display of warnings; both are put back.
+    Brian2 takes over `sys.excepthook`, the display of warnings and the handler of SIGINT; all are as they were after.
     """
     hook = sys.excepthook
-    with warnings.catch_warnings():
+    with _importing, _handlers_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             from brian2.core.functions import DEFAULT_FUNCTIONS, Function

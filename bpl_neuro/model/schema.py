@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bpl_neuro.checks import shown
+
 __all__ = [
     "ModelSpec", "PopulationSpec", "ProjectionSpec", "SynapsesSpec", "SynthesiserSpec", "TimeSpec", "explain",
 ]  # fmt: skip
@@ -94,18 +96,10 @@ def explain(error: ValidationError) -> str:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"]) or "top level"
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key (given: {_shown(first['input'])}); known: {_known_keys(first['loc'])}"
+        return f"{key}: unknown key (given: {shown(first['input'])[:60]}); known: {_known_keys(first['loc'])}"
     if first["type"] == "missing":
         return f"{key}: this key is missing"
-    return f"{key}: {first['msg']}, got {_shown(first['input'])}"
-
-
-def _shown(value: Any) -> str:
-    """The beginning of a value from a file, which may be an integer too long to write, or nested for ever."""
-    try:
-        return repr(str(value)[:60])
-    except (ValueError, RecursionError):
-        return f"a {type(value).__name__} too large to show"
+    return f"{key}: {first['msg']}, got {shown(first['input'])[:60]}"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from bpl_neuro.checks import shown
 from bpl_neuro.errors import ModelError
 from bpl_neuro.identity import describe
 from bpl_neuro.model.budget import Budget
@@ -97,7 +98,9 @@ class Model:
     """
 
     def __init__(self, spec: ModelSpec, where: str = "model") -> None:
-        self.spec, self.where, self.title = spec, where, spec.title
+        if not isinstance(spec, ModelSpec):
+            raise ModelError(f"`spec` must be a ModelSpec, got {shown(spec)}; `Model.load` and its like make models")
+        self.spec, self.where, self.title = spec, _text("where", where), spec.title
         brian2_parts()  # its import is not what reading this model takes
         self._budget = Budget()
         with bounded_questions(self._budget, where):
@@ -140,21 +143,23 @@ class Model:
             With the file, the key, what was found and what would be right.
         """
         if not isinstance(source, str | Path):
-            raise ModelError(f"a model is given by its name or a .toml file, got {source!r}")
+            raise ModelError(f"`source`: a model is given by its name or a .toml file, got {shown(source)}")
         path = Path(source)
         if path.suffix != ".toml":
             path = FOLDER / f"{source}.toml"
             if not path.is_file():
                 raise ModelError(
-                    f"there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a .toml file"
+                    f"`source`: there is no model {str(source)!r}; shipped: {', '.join(available_models())}; or give a "
+                    ".toml file"
                 )
         return cls.from_toml(read_text(path), str(path))
 
     @classmethod
     def from_toml(cls, text: str, where: str = "model text") -> Model:
         """A model from the text of a model file."""
+        _text("where", where)
         if not isinstance(text, str):
-            raise ModelError(f"{where}: expected the text of a model file, got {type(text).__name__}")
+            raise ModelError(f"{where}: expected the `text` of a model file, got {type(text).__name__}")
         if len(text) > MAX_FILE:
             raise ModelError(f"{where}: the text has {len(text)} characters; at most {MAX_FILE} are read")
         return cls._read(text, where)
@@ -192,6 +197,11 @@ class Model:
         >>> model.populations["cortex"].neuron.states
         ('r',)
         """
+        _text("name", name), _text("title", title)
+        if method is not None:
+            _text("method", None if isinstance(method, str) and not method else method)
+        if not isinstance(inputs, list | tuple) or not all(isinstance(u, str) for u in inputs):
+            raise ModelError(f"`inputs` must be a list of names, got {shown(inputs)}")
         population = {
             "equations": equations, "rate": rate, "inputs": list(inputs), "method": method, "update": update,
             "parameters": {} if parameters is None else parameters, "initial": {} if initial is None else initial,
@@ -244,6 +254,10 @@ class Model:
                    for name, part in parts.items()},
             },
         }  # fmt: skip
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the equations are read again."""
+        return Model, (self.spec, self.where)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         return self  # a model never changes
@@ -362,6 +376,13 @@ class Model:
             raise ModelError(f"{where}: delay is {round(steps)} steps; at most {MAX_DELAY} are possible")
         self._budget.spend(WORK_OF_DELAY * round(steps), where, "the delay")
         return round(steps)
+
+
+def _text(name: str, value: Any) -> str:
+    """A text for people; ModelError for anything else."""
+    if not isinstance(value, str) or "\0" in value:
+        raise ModelError(f"`{name}` must be a text without a NUL character, got {shown(value)}")
+    return value
 
 
 def available_models() -> list[str]:

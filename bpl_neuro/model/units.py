@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from bpl_neuro.checks import number, shown, whole
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.quantities import brian2_parts
 from bpl_neuro.model.spec import Model, checked_quantity
@@ -12,7 +13,9 @@ __all__ = ["per_step", "seconds", "whole_steps"]
 
 
 def seconds(name: str, text: str) -> float:
-    """A time in seconds, from a text like ``"20*ms"``."""
+    """A time in seconds, from a text like ``"20*ms"``; ValidationError for what is no text, ModelError for no time."""
+    if not isinstance(text, str):
+        raise ValidationError(f'`{name}` must be a time like "20*ms", got {shown(text)}')
     return checked_quantity(text, brian2_parts().SECOND, f"`{name}`")
 
 
@@ -23,9 +26,12 @@ def whole_steps(name: str, value: int | str, dt: float, least: int = 0) -> int:
         if round(steps) < least or abs(steps - round(steps)) > 1e-6:
             raise ValidationError(f"`{name}` must be a whole number (≥ {least}) of steps of {dt:g} s, got {value!r}")
         return round(steps)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValidationError(f'`{name}` must be a whole number ≥ {least} or a time like "20*ms", got {value!r}')
-    return value
+    try:
+        return whole(name, value, least)
+    except ValidationError:
+        raise ValidationError(
+            f'`{name}` must be a whole number ≥ {least} or a time like "20*ms", got {shown(value)}'
+        ) from None
 
 
 def per_step(name: str, value: float | str, model: Model) -> float:
@@ -46,6 +52,10 @@ def per_step(name: str, value: float | str, model: Model) -> float:
         if tau <= 0:
             raise ValidationError(f"`{name}` as a time constant must be positive, got {value!r}")
         return math.exp(-model.dt / tau)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValidationError(f'`{name}` must lie in [0, 1], or be a time like "50*ms"; got {value!r}')
-    return float(value)
+    try:
+        decay = number(name, value)
+    except ValidationError:
+        decay = math.nan
+    if not decay <= 1:
+        raise ValidationError(f'`{name}` must lie in [0, 1], or be a time like "50*ms"; got {shown(value)}')
+    return decay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from bpl_neuro.checks import instance
+from bpl_neuro.checks import instance, word
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.errors import ValidationError
@@ -63,15 +63,13 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
     ValidationError
         For an unknown rule or option; says which there are.
     """
-    if not isinstance(name, str) or name not in RULES:
-        raise ValidationError(f"`name` must be one of {', '.join(RULES)}, got {name!r}")
+    known = rule_options(name)
     instance("on", on, Circuit | Synthesiser, "a Circuit or a Synthesiser")
     rule = RULES[name]
     if rule.needs_synthesiser and isinstance(on, Circuit):
         on = Synthesiser(on)
     elif not rule.needs_synthesiser and isinstance(on, Synthesiser):
         on = on.circuit
-    known = rule_options(name)
     if unknown := options.keys() - known:
         raise ValidationError(f"{name} has no option {sorted(unknown)[0]!r}; it has {', '.join(known)}")
     return rule(on, **options)  # type: ignore[call-arg]  # the contract leaves the constructor to each rule
@@ -80,7 +78,7 @@ def make_rule(name: str, on: Circuit | Synthesiser, **options: Any) -> Rule:
 def rule_options(name: str) -> list[str]:
     """Names of the options that a rule takes, those handed on to its base included."""
     names: dict[str, None] = {}
-    for kind in RULES[name].__mro__:
+    for kind in RULES[word("name", name, RULES)].__mro__:
         if "__init__" in vars(kind) and kind is not object:
             parameters = inspect.signature(kind).parameters.values()
             names |= dict.fromkeys(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

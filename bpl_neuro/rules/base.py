@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from bpl_neuro.checks import shown
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.regression import Regression
 from bpl_neuro.circuit.trajectory import Trajectory
@@ -180,8 +181,12 @@ RULES: dict[str, type[Rule]] = {}
 
 def register(rule: _Rule) -> _Rule:
     """Make a rule known by its name, to `make_rule`, tables and tests."""
-    if rule.name in RULES:
-        raise ValidationError(f"there already is a rule {rule.name!r}")
+    if not isinstance(rule, type) or not issubclass(rule, Rule):
+        raise ValidationError(f"`rule` must be a class of Rule, got {shown(rule)}")
+    if not isinstance(name := getattr(rule, "name", None), str) or not name:
+        raise ValidationError(f"the `rule` {rule.__name__} needs a text as `name`, got {shown(name)}")
+    if name in RULES:
+        raise ValidationError(f"there already is a `rule` {name!r}")
     RULES[rule.name] = rule
     return rule
 

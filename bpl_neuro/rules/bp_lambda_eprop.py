@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpl_neuro.checks import instance
+from bpl_neuro.checks import flag
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
@@ -53,12 +53,12 @@ class BPLambdaEProp(BPLambda):
     def __init__(
         self, synthesiser: Synthesiser, *, discounted: bool = False, residual: bool = False, **keywords: Any
     ) -> None:
-        self.residual = instance("residual", residual, bool, "True or False")
-        if residual and getattr(synthesiser, "target", None) == "state":
+        self.residual = flag("residual", residual)
+        if self.residual and getattr(synthesiser, "target", None) == "state":
             raise ValidationError('`residual` needs a `synthesiser` with `target` = "current", got one with "state"')
         super().__init__(synthesiser, **keywords)
-        self.discounted = instance("discounted", discounted, bool, "True or False")
-        self.eligibility = Eligibility(self.circuit, own_past, self.gamma if discounted else 1.0)
+        self.discounted = flag("discounted", discounted)
+        self.eligibility = Eligibility(self.circuit, own_past, self.gamma if self.discounted else 1.0)
 
     @property
     def memory(self) -> str:  # type: ignore[override]

@@ -15,12 +15,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bpl_neuro.checks import instance
+from bpl_neuro.checks import instance, word
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.trajectory import Trajectory
 from bpl_neuro.circuit.transition import Transition
-from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, Gradients, Rule, clear, options_text
 
 __all__ = ["Block", "Eligibility", "EligibilityRule", "own_past", "own_past_and_self_synapse", "sweep_back"]
@@ -199,8 +198,7 @@ class EligibilityRule(Rule):
 
     def __init__(self, circuit: Circuit, *, trace: str = "local", feedback: str | Feedback | None = None) -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
-        if trace not in ("local", "sweep"):
-            raise ValidationError(f"`trace` must be local or sweep, got {trace!r}")
+        word("trace", trace, ("local", "sweep"))
         self.deferred = trace == "sweep"
         self.online = not self.deferred
         self.feedback = Feedback.of(self.default_feedback if feedback is None else feedback)

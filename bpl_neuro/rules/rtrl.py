@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import instance, positive_int, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.compatible import CompatibleSynthesiser
 from bpl_neuro.circuit.feedback import Feedback
@@ -55,9 +55,9 @@ class RTRL(Rule):
     ) -> None:
         self.circuit = instance("circuit", circuit, Circuit, "a Circuit")
         if not isinstance(trace, str) or trace not in FORMS:
-            raise ValidationError(f"`trace` must be {' or '.join(FORMS)}, got {trace!r}")
+            raise ValidationError(f"`trace` must be {' or '.join(FORMS)}, got {shown(trace)}")
         if window is not None and trace != "lazy":
-            raise ValidationError(f'`window` belongs to `trace` = "lazy", got {trace!r}')
+            raise ValidationError(f'`window` belongs to `trace` = "lazy", got {shown(trace)}')
         options: dict[str, Any] = {} if window is None else {"window": positive_int("window", window)}
         self.trace: CompatibleTrace = COMPATIBLE_TRACES[trace](CompatibleSynthesiser(circuit), 1.0, 1.0, **options)
         self.feedback = Feedback.of(feedback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from bpl_neuro.checks import word
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.tasks.arrays import ArrayTask
 from bpl_neuro.tasks.association_reach import AssociationReach
@@ -49,8 +50,6 @@ def make_task(name: str, **options: Any) -> Task:
     ValidationError
         For an unknown task or option, or one that is missing; says which there are.
     """
-    if not isinstance(name, str) or name not in TASKS:
-        raise ValidationError(f"`name` must be one of {', '.join(TASKS)}, got {name!r}")
     known = task_options(name)
     parameters = inspect.signature(TASKS[name]).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -64,5 +63,5 @@ def make_task(name: str, **options: Any) -> Task:
 
 def task_options(name: str) -> list[str]:
     """Names of the options that a task takes, those without a default among them."""
-    parameters = inspect.signature(TASKS[name]).parameters.values()
+    parameters = inspect.signature(TASKS[word("name", name, TASKS)]).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

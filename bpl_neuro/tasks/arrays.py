@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.checks import generator, instance, number, positive_int
+from bpl_neuro.checks import generator, instance, number, positive_int, shown, word
+from bpl_neuro.circuit.losses import LOSSES, check_targets
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import SPLITS, Batch
@@ -76,7 +77,8 @@ class ArrayTask(Described):
         test: float | Batch = 0.1,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        self.data, self.loss = _whole_trials("data", instance("data", data, Batch, "a Batch")), loss
+        self.data = _whole_trials("data", instance("data", data, Batch, "a Batch"))
+        self.loss = word("loss", loss, LOSSES)
         self.input_size = data.x.shape[2]
         fractions: dict[str, float] = {}
         self._batches = {"train": data}
@@ -86,6 +88,8 @@ class ArrayTask(Described):
             else:
                 self._batches[split], fractions[split] = data, _fraction(split, part)
         self.output_size = _output_size(output_size, list(self._batches.values()))
+        for part in self._batches.values():
+            check_targets(self.loss, part.y, self.output_size)
         self.rows = _part(data, fractions, generator("seed", seed))
 
     def identity(self) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _fraction(name: str, value: float) -> float:
         return number(name, value, high=1.0)
     except ValidationError:
         raise ValidationError(
-            f"`{name}` must be a fraction ≥ 0 and < 1, or a Batch of trials of your own; got {value!r}"
+            f"`{name}` must be a fraction ≥ 0 and < 1, or a Batch of trials of your own; got {shown(value)}"
         ) from None
 
 

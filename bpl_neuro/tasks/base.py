@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.checks import instance, real_array
+from bpl_neuro.checks import flag, real_array, shown
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["SPLITS", "TASKS", "Batch", "Curriculum", "Task", "register"]
@@ -54,7 +54,7 @@ class Batch:
     padding: Any = None
 
     def __post_init__(self) -> None:
-        stream = bool(instance("stream", self.stream, bool | np.bool_, "True or False"))
+        stream = flag("stream", self.stream)
         x, y = real_array("x", self.x), real_array("y", self.y)
         if x.ndim != 3 or 0 in x.shape:
             raise ValidationError(f"`x` must be (trials, steps, inputs) with at least one of each, got shape {x.shape}")
@@ -78,12 +78,7 @@ class Batch:
             end = np.zeros((B, T), bool)
             end[:, -1] = not stream
         else:
-            end = real_array("end", self.end)
-            if end.shape != (B, T):
-                raise ValidationError(f"`end` must be ({B}, {T}), got shape {end.shape}")
-            if end.dtype != bool and not np.isin(end, (0, 1)).all():
-                raise ValidationError("`end` must hold booleans, or 0 and 1")
-            end = end.astype(bool)
+            end = _booleans("end", self.end, (B, T))
             if not stream and not end.any(axis=1).all():
                 row = int(np.argmin(end.any(axis=1)))
                 raise ValidationError(f"`end` has no True in row {row}; every trial needs a last step")
@@ -95,9 +90,7 @@ class Batch:
             raise ValidationError(f"`mask` must not be negative, got {mask.min()}")
         padding = np.zeros((B, T), bool)
         if self.padding is not None:
-            padding = real_array("padding", self.padding).astype(bool)
-            if padding.shape != (B, T):
-                raise ValidationError(f"`padding` must be ({B}, {T}), got shape {padding.shape}")
+            padding = _booleans("padding", self.padding, (B, T))
         elif not stream:
             padding = np.cumsum(end[:, ::-1], axis=1)[:, ::-1] == 0
         mask = np.where(padding, 0, mask).astype(x.dtype)
@@ -119,8 +112,26 @@ class Batch:
         return self.x.shape[1]
 
     def __getitem__(self, rows: slice | NDArray) -> Batch:
-        """Some of the trials, by slice or index array."""
+        """Some of the trials, by slice or index array (of whole numbers, or one boolean a trial)."""
+        if not isinstance(rows, slice):
+            rows = real_array("rows", rows)
+            mask = rows.dtype == bool and rows.shape == (self.size,)
+            within = rows.dtype.kind in "iu" and not ((rows < -self.size) | (rows >= self.size)).any()
+            if rows.ndim != 1 or not rows.size or not (mask or within):
+                raise ValidationError(f"`rows` must be a slice or an array of indices below {self.size}, got {rows!r}")
+        elif not all(end is None or isinstance(end, int | np.integer) for end in (rows.start, rows.stop, rows.step)):
+            raise ValidationError(f"`rows` must be a slice of whole numbers, got {rows!r}")
         return Batch(self.x[rows], self.y[rows], self.mask[rows], self.end[rows], self.stream, self.padding[rows])
+
+
+def _booleans(name: str, value: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Booleans (B, T), or zeros and ones."""
+    array = real_array(name, value)
+    if array.shape != shape:
+        raise ValidationError(f"`{name}` must be {shape}, got shape {array.shape}")
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise ValidationError(f"`{name}` must hold booleans, or 0 and 1")
+    return array.astype(bool)
 
 
 @runtime_checkable
@@ -176,10 +187,10 @@ def register(task: _TaskClass) -> _TaskClass:
         If it is no class with a `name` and `batches`, or another class has its name.
     """
     if not isinstance(task, type):
-        raise ValidationError(f"only a class can be registered as a task, got {task!r}")
+        raise ValidationError(f"only a class can be registered as a `task`, got {shown(task)}")
     name = getattr(task, "name", None)
     if not isinstance(name, str) or not name:
-        raise ValidationError(f"the task {task.__name__} needs a text as `name`, got {name!r}")
+        raise ValidationError(f"the task {task.__name__} needs a text as `name`, got {shown(name)}")
     if not callable(getattr(task, "batches", None)):
         raise ValidationError(f"the task {task.__name__} needs a method `batches`; see `bpl_neuro.tasks.base.Task`")
     if (holder := TASKS.setdefault(name, task)) is not task:

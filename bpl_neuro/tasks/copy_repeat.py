@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import flag, number, positive_int, real_array, shown, whole
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import Batch, register
@@ -72,10 +72,8 @@ class CopyRepeat(Described):
         self.length, self.repeats = positive_int("length", length), positive_int("repeats", repeats)
         self.bits = positive_int("bits", bits)
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
-            raise ValidationError(f"`threshold` must be a positive number of bits, got {threshold!r}")
-        self.threshold = float(threshold)
-        self.grows = bool(instance("grows", grows, bool | np.bool_, "True or False"))
+        self.threshold = number("threshold", threshold, above=True)
+        self.grows = flag("grows", grows)
         self.input_size, self.output_size = self.bits + 2, self.bits + 1
         self.solved = 0
 
@@ -97,9 +95,11 @@ class CopyRepeat(Described):
 
     def make(self, pattern: np.ndarray) -> Batch:
         """The batch of given patterns (B, N, bits); N is the length as it is now."""
-        pattern = np.asarray(pattern)
+        pattern = real_array("pattern", pattern)
         if pattern.ndim != 3 or pattern.shape[1:] != (self.length, self.bits):
             raise ValidationError(f"`pattern` must be (trials, {self.length}, {self.bits}), got shape {pattern.shape}")
+        if not len(pattern) or not np.isin(pattern, (0, 1)).all():
+            raise ValidationError("`pattern` must hold one trial of zeros and ones, or more")
         B, N = pattern.shape[:2]
         T = self.steps
         x = np.zeros((B, T, self.input_size), np.float32)
@@ -114,13 +114,15 @@ class CopyRepeat(Described):
 
     def bits_per_bit(self, loss: float) -> float:
         """A loss in nats per trial as bits per output bit at the current length."""
-        return loss / math.log(2) / ((self.repeats * self.length + 1) * self.output_size)
+        return number("loss", loss) / math.log(2) / ((self.repeats * self.length + 1) * self.output_size)
 
     def advance(self, loss: float) -> bool:
         """After a batch of that loss (nats per trial): if it was passed, R += 1 while R < N, else N += 1.
 
         R stays where it is when N grows. True if the batch was passed; one whose loss is NaN was not.
         """
+        if isinstance(loss, float | np.floating) and not math.isfinite(loss):
+            return False
         if not self.bits_per_bit(loss) < self.threshold:
             return False
         self.solved = max(self.solved, self.length)
@@ -139,9 +141,6 @@ class CopyRepeat(Described):
     def restore(self, state: Mapping[str, int]) -> None:
         """Go on from a `state`; ValidationError, and nothing changed, if it is none."""
         if not isinstance(state, Mapping) or set(state) != set(self.state()):
-            raise ValidationError(f"`state` must have the keys {', '.join(self.state())}, got {state!r}")
+            raise ValidationError(f"`state` must have the keys {', '.join(self.state())}, got {shown(state)}")
         length, repeats = (positive_int(name, state[name]) for name in ("length", "repeats"))
-        solved = state["solved"]
-        if isinstance(solved, bool) or not isinstance(solved, int | np.integer) or solved < 0:
-            raise ValidationError(f"`solved` must be a whole number ≥ 0, got {solved!r}")
-        self.length, self.repeats, self.solved = length, repeats, int(solved)
+        self.length, self.repeats, self.solved = length, repeats, whole("solved", state["solved"])

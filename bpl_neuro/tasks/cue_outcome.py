@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import finite_array, flag, index, positive_int, shown, whole
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
-from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
+from bpl_neuro.tasks.timing import LONGEST, check_batches, join_trials, step_size
 
 __all__ = ["CueOutcome"]
 
@@ -67,16 +67,16 @@ class CueOutcome(Described):
         dt: str = "10*ms",
         batches_per_epoch: int = 50,
     ) -> None:
-        self.magnitudes = _numbers("magnitudes", magnitudes)
-        self.probabilities = _numbers("probabilities", probabilities)
-        if self.magnitudes.ndim != 1 or self.magnitudes.size == 0 or not np.isfinite(self.magnitudes).all():
-            raise ValidationError(f"`magnitudes` must be a list of numbers, got {magnitudes!r}")
+        self.magnitudes = finite_array("magnitudes", magnitudes, ndim=1)
+        self.probabilities = finite_array("probabilities", probabilities, ndim=1)
+        if self.magnitudes.size == 0:
+            raise ValidationError(f"`magnitudes` must be a list of numbers, got {shown(magnitudes)}")
         if (
             self.probabilities.shape != self.magnitudes.shape
             or not ((self.probabilities >= 0) & (self.probabilities <= 1)).all()
         ):
             raise ValidationError(
-                f"`probabilities` must be {self.magnitudes.size} numbers in [0, 1], got {probabilities!r}"
+                f"`probabilities` must be {self.magnitudes.size} numbers in [0, 1], got {shown(probabilities)}"
             )
         self.dt = step_size(dt)
         self._cue, self._delay = (
@@ -113,6 +113,8 @@ class CueOutcome(Described):
 
     def trial(self, cue: int, wait: int, comes: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One trial: x (T, cues), y (T, 1), mask (T,)."""
+        cue, wait = index("cue", cue, self.input_size - 1), whole("wait", wait, most=LONGEST)
+        comes = flag("comes", comes)
         onset = wait + self._cue + self._delay
         T = onset + self._outcome
         x, y, mask = np.zeros((T, self.input_size)), np.zeros((T, 1)), np.zeros(T)
@@ -120,10 +122,3 @@ class CueOutcome(Described):
         y[onset:] = self.magnitudes[cue] * comes
         mask[onset:] = 1
         return x, y, mask
-
-
-def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
-    try:
-        return np.asarray(values, float)
-    except (TypeError, ValueError):
-        raise ValidationError(f"`{name}` must be a list of numbers, got {values!r}") from None

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import index, number, positive_int, shown, whole
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
-from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
+from bpl_neuro.tasks.timing import LONGEST, check_batches, join_trials, step_size
 
 __all__ = ["DelayedReach"]
 
@@ -75,7 +75,7 @@ class DelayedReach(Described):
         dt: str = "5*ms",
         batches_per_epoch: int = 50,
     ) -> None:
-        self.targets = positive_int("targets", targets)
+        self.targets = positive_int("targets", targets, 10**6)
         self.input_size = self.targets + 1
         self.batches_per_epoch = positive_int("batches_per_epoch", batches_per_epoch)
         self.dt = step_size(dt)
@@ -85,15 +85,13 @@ class DelayedReach(Described):
         )
         self._reaction = whole_steps("reaction", reaction, self.dt, least=0)
         if not isinstance(delay, tuple | list) or len(delay) != 2:
-            raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
+            raise ValidationError(f"`delay` must be (shortest, longest), got {shown(delay)}")
         self._delay = tuple(whole_steps("delay", d, self.dt, least=1) for d in delay)
         if self._delay[0] > self._delay[1]:
             raise ValidationError(f"`delay` must be (shortest, longest), got {delay!r}")
         if self._reaction >= self._reach:
             raise ValidationError(f"`reaction` must be shorter than `reach`, got {reaction!r} and {reach!r}")
-        if not isinstance(hold, int | float) or not 0 <= hold < np.inf:
-            raise ValidationError(f"`hold` must be a number ≥ 0, got {hold!r}")
-        self.hold = hold
+        self.hold = number("hold", hold)
         angles = 2 * np.pi * np.arange(self.targets) / self.targets
         self.points = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
         self.baseline = 0.5 * (self._reach - self._reaction)
@@ -116,6 +114,7 @@ class DelayedReach(Described):
 
     def trial(self, target: int, delay: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One trial with a delay of that many steps: x (T, P + 1), y (T, 2), mask (T,)."""
+        target, delay = index("target", target, self.targets - 1), whole("delay", delay, most=LONGEST)
         go = self._cue + delay
         T = go + self._reach
         x, y, mask = np.zeros((T, self.input_size)), np.zeros((T, 2)), np.full(T, self.hold)

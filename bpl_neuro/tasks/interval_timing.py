@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import positive_int, shown, whole
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import Described
 from bpl_neuro.model.units import whole_steps
 from bpl_neuro.tasks.base import Batch, register
-from bpl_neuro.tasks.timing import check_batches, join_trials, step_size
+from bpl_neuro.tasks.timing import LONGEST, check_batches, join_trials, step_size
 
 __all__ = ["IntervalTiming"]
 
@@ -67,8 +67,8 @@ class IntervalTiming(Described):
         batches_per_epoch: int = 50,
     ) -> None:
         self.dt = step_size(dt)
-        if isinstance(intervals, str) or not isinstance(intervals, Sequence) or not intervals:
-            raise ValidationError(f'`intervals` must be a list of times like ["200*ms"], got {intervals!r}')
+        if not isinstance(intervals, list | tuple) or not intervals:
+            raise ValidationError(f'`intervals` must be a list of times like ["200*ms"], got {shown(intervals)}')
         self._pulse, self._wait = (
             whole_steps("pulse", pulse, self.dt, least=1),
             whole_steps("wait", wait, self.dt, least=1),
@@ -90,6 +90,7 @@ class IntervalTiming(Described):
 
     def trial(self, interval: int, wait: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One trial of an interval and a wait in steps: x (T, 2), y (T, 1), mask (T,)."""
+        interval, wait = whole("interval", interval, self._pulse + 1, LONGEST), whole("wait", wait, most=LONGEST)
         start = wait + interval
         T = start + interval + self._after
         x, y = np.zeros((T, 2)), np.zeros((T, 1))

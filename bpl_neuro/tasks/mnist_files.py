@@ -9,7 +9,9 @@ import io
 import logging
 import math
 import os
+import queue
 import tempfile
+import threading
 import time
 import urllib.request
 import zlib
@@ -21,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from bpl_neuro.checks import flag
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["FILES", "MIRRORS", "MNIST", "MNISTFile", "load_mnist"]
@@ -105,10 +109,9 @@ def load_mnist(path: str | os.PathLike[str] | None = None, download: bool = True
         When a file is damaged: names it, the expected checksum and what to do. A damaged file is never
         passed over for one from another place. When the files are nowhere: lists the places looked in.
     """
+    flag("download", download)
     if path is not None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValidationError(f"`path` must be the path of a folder, got {path!r}")
-        folders = [Path(path).expanduser()]
+        folders = [checked_path("path", path).expanduser()]
     else:
         folders = [user_cache_path("bpl_neuro") / "mnist"]
         if variable := os.environ.get("BPL_NEURO_DATA"):
@@ -209,11 +212,34 @@ def _download(names: list[str], folder: Path) -> list[str]:
 
 
 def _fetch(url: str, limit: int) -> bytes:
-    """The bytes behind a URL, refusing more than `limit` of them or more than `_DEADLINE` seconds."""
+    """The bytes behind a URL, refusing more than `limit` of them or more than `_DEADLINE` seconds.
+
+    The deadline is for all of it: looking the name up, being led elsewhere, headers and bytes. None of these ends by
+    itself as long as something trickles in, so they happen in a thread that nobody waits for any longer then.
+    """
+    found: queue.SimpleQueue[bytes | BaseException] = queue.SimpleQueue()
     until = time.monotonic() + _DEADLINE
+
+    def fetch() -> None:
+        try:
+            found.put(_read_url(url, limit, until))
+        except BaseException as error:  # to be raised where somebody waits
+            found.put(error)
+
+    threading.Thread(target=fetch, name=f"download of {url}", daemon=True).start()
+    try:
+        content = found.get(timeout=_DEADLINE)
+    except queue.Empty:
+        content = TimeoutError(f"it took longer than {_DEADLINE:.0f} s")
+    if isinstance(content, BaseException):
+        raise content
+    return content
+
+
+def _read_url(url: str, limit: int, until: float) -> bytes:
     content = bytearray()
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read1(_CHUNK):  # what is there, not as much as was asked for
             content += chunk
             if len(content) > limit:
                 raise _DamagedError(f"it sent more than {limit} bytes")

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bpl_neuro.checks import instance
-from bpl_neuro.errors import ValidationError
+from bpl_neuro.checks import flag, plain_seed, positive_int
 from bpl_neuro.identity import Described
 from bpl_neuro.tasks.base import Batch, register
 from bpl_neuro.tasks.mnist_files import load_mnist
@@ -72,11 +71,10 @@ class RowMNIST(Described):
         split_seed: int = 0,
         download: bool = True,
     ) -> None:
-        if train_size is not None and not (_is_int(train_size) and 1 <= train_size <= TRAIN_SIZE):
-            raise ValidationError(f"`train_size` must be an integer in [1, {TRAIN_SIZE}], got {train_size!r}")
-        if not _is_int(split_seed) or split_seed < 0:
-            raise ValidationError(f"`split_seed` must be an integer of 0 or more, got {split_seed!r}")
-        instance("download", download, bool | np.bool_, "True or False")
+        if train_size is not None:
+            train_size = positive_int("train_size", train_size, TRAIN_SIZE)
+        split_seed = plain_seed("split_seed", split_seed)
+        flag("download", download)
         files = load_mnist(path, download=download)
         order = np.random.default_rng(split_seed).permutation(len(files.train_labels))
         train, validation = order[:TRAIN_SIZE][:train_size], order[TRAIN_SIZE:]
@@ -138,7 +136,3 @@ class RowMNIST(Described):
             mask = np.zeros(y.shape, np.float32)
             mask[:, -1] = 1
             yield Batch(x, y, mask)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

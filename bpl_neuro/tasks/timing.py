@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import number, positive_int
+from bpl_neuro.checks import instance, number, positive_int, shown, word
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.spec import Model
 from bpl_neuro.model.units import seconds
-from bpl_neuro.tasks.base import SPLITS, Batch
+from bpl_neuro.tasks.base import SPLITS, Batch, Task
 
-__all__ = ["check_batches", "check_step", "join_trials", "step_size"]
+__all__ = ["LONGEST", "batches_of", "check_batches", "check_step", "check_task", "join_trials", "step_size"]
+
+#: steps of a trial that are taken: with more no array of one is made
+LONGEST = 10**7
 
 _UNITS = {"second": 1.0, "ms": 1e-3, "us": 1e-6}
 
@@ -25,6 +28,36 @@ def step_size(text: str) -> float:
     if value <= 0:
         raise ValidationError(f"`dt` must be positive, got {text!r}")
     return value
+
+
+def check_task(task: Any) -> None:
+    """ValidationError unless it is a task."""
+    what = "a task: an object with `batches`, `input_size`, `output_size`, `loss` and `name`"
+    if isinstance(instance("task", task, Task, what), type):
+        raise ValidationError(f"`task` must be {what}, got the class {task.__name__}; make one of it")
+
+
+def batches_of(task: Any, rng: np.random.Generator, size: int, split: str) -> Iterator[Batch]:
+    """One epoch of a task, which may be anybody's: batches, and at least one.
+
+    Raises
+    ------
+    ValidationError
+        For a task that gives what is no iterator, what are no batches, or nothing at all: an epoch without a batch
+        would be followed by the next, without end.
+    """
+    name, empty = shown(getattr(task, "name", type(task).__name__)), True
+    given = task.batches(rng, size, split)
+    if not isinstance(given, Iterable):
+        raise ValidationError(f"`task` {name} must give batches for {split!r}, got {shown(given)}")
+    for batch in given:
+        empty = False
+        yield instance("batches", batch, Batch, f"what the task {name} gives: Batch after Batch")
+    if empty:
+        raise ValidationError(
+            f"`task` {name} gave no batch for {split!r}: an epoch needs one at least; if its `batches` returns an "
+            "iterator that it keeps, it is used up after one epoch: make a new one at each call"
+        )
 
 
 def check_step(task: Any, model: Model) -> None:
@@ -64,10 +97,8 @@ def _as_text(time: float) -> str:
 def check_batches(rng: np.random.Generator, size: int, split: str) -> None:
     """The arguments of `Task.batches`."""
     if not isinstance(rng, np.random.Generator):
-        raise ValidationError(f"`rng` must be a numpy.random.Generator, got {rng!r}")
-    positive_int("size", size)
-    if split not in SPLITS:
-        raise ValidationError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}")
+        raise ValidationError(f"`rng` must be a numpy.random.Generator, got {shown(rng)}")
+    positive_int("size", size), word("split", split, SPLITS)
 
 
 def join_trials(trials: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Batch:

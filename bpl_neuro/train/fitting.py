@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import flag, function, instance, path, positive_int, shown
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import describe
 from bpl_neuro.tasks.base import Batch, Curriculum, Task
+from bpl_neuro.tasks.timing import batches_of, check_task
 from bpl_neuro.train.checkpoint import save_beside
 from bpl_neuro.train.history_file import HistoryFile
 from bpl_neuro.train.progress import epoch_line, training_progress
@@ -52,16 +53,22 @@ class Fit:
             positive_int("stop_at", self.stop_at)
         elif self.epochs is None:
             raise ValidationError("`epochs` = None needs `stop_at`: there would be no end")
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        positive_int("batch_size", self.batch_size)
+        for name in ("epochs", "checkpoint_every"):
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
-        what = "a task: an object with `batches`, `input_size`, `output_size`, `loss` and `name`"
-        instance("task", self.task, Task, what)
+        check_task(self.task)
+        for name in ("validate", "progress"):
+            flag(name, getattr(self, name))
+        if self.watch is not None:
+            function("watch", self.watch, "a function of a step")
+        if self.checkpoint is not None:
+            path("checkpoint", self.checkpoint)
         if self.recorder is not None:
             instance("recorder", self.recorder, Recording, "a Recorder or PassiveRules")
-        if not isinstance(self.callbacks, Iterable):
+        if not isinstance(self.callbacks, list | tuple) or not all(map(callable, self.callbacks)):
             raise ValidationError(
-                f"`callbacks` must be a list of functions of (trainer, outcome), got {self.callbacks!r}"
+                f"`callbacks` must be a list of functions of (trainer, outcome), got {shown(self.callbacks)}"
             )
         if self.checkpoint is not None:
             instance("checkpoint", self.checkpoint, str | Path, "a path")
@@ -109,7 +116,7 @@ class Fit:
             while not self.is_done(trainer):
                 job = bar.add_task(f"epoch {trainer.epoch + 1}{of}", total=None, loss="")
                 rng = np.random.default_rng([trainer.seed, trainer.epoch])
-                trials = self.task.batches(rng, self.batch_size, "train")
+                trials = batches_of(self.task, rng, self.batch_size, "train")
                 for batch in itertools.islice(trials, trainer.within_epoch, None):
                     outcome = self._train(trainer, batch)
                     bar.update(job, advance=1, loss=f"loss {outcome.loss:.4g}")

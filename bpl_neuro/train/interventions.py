@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from bpl_neuro.checks import generator
+from bpl_neuro.checks import generator, shown, word
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.train.state import PARAMETERS, LearnerState
@@ -48,7 +48,9 @@ def _also_on_trainers(
             return target
         if isinstance(target, LearnerState):
             return change(target, *options, **keywords)
-        raise ValidationError(f"an intervention takes a LearnerState or a Trainer, got {type(target).__name__}")
+        raise ValidationError(
+            f"`target` of an intervention must be a LearnerState or a Trainer, got {type(target).__name__}"
+        )
 
     return changed
 
@@ -56,6 +58,7 @@ def _also_on_trainers(
 @_also_on_trainers
 def lesion_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
     """The synthesiser is gone: nothing of it reaches the circuit, and θ no longer changes."""
+    generator("seed", seed)
     n = _with_synthesiser(state).synthesiser.n
     return freeze(_pathway(state, np.zeros((n, n))), "theta")
 
@@ -63,7 +66,7 @@ def lesion_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
 @_also_on_trainers
 def freeze_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
     """θ no longer changes; its output goes on."""
-    _with_synthesiser(state)
+    generator("seed", seed), _with_synthesiser(state)
     return freeze(state, "theta")
 
 
@@ -85,8 +88,7 @@ def rotate_synthesiser(state: LearnerState, seed: int = 0) -> LearnerState:
 @_also_on_trainers
 def freeze(state: LearnerState, name: str) -> LearnerState:
     """A parameter, "psi", "phi" or "theta", no longer changes."""
-    if name not in PARAMETERS:
-        raise ValidationError(f"`name` must be psi, phi or theta, got {name!r}")
+    word("name", name, PARAMETERS)
     moments = {key: value for key, value in state.moments.items() if key != name}
     return state.replace(frozen=state.frozen | {name}, moments=moments)
 
@@ -132,7 +134,7 @@ def apply(target: _Target, what: str, seed: int = 0) -> _Target:
     ValidationError
         If it is none of these.
     """
-    kind, *rest = what.split(":") if isinstance(what, str) else [str(what)]
+    kind, *rest = what.split(":") if isinstance(what, str) else [""]
     if kind in INTERVENTIONS and not rest:
         return INTERVENTIONS[kind](target, seed=seed)  # type: ignore[no-any-return]
     if kind == "silence" and len(rest) == 1:
@@ -146,7 +148,7 @@ def apply(target: _Target, what: str, seed: int = 0) -> _Target:
             ) from None
         return clamp_units(target, rest[0], units, value)
     known = [*INTERVENTIONS, "clamp:POPULATION:UNITS:VALUE", "silence:PROJECTION"]
-    raise ValidationError(f"an intervention is one of {', '.join(known)}; got {what!r}")
+    raise ValidationError(f"`what` must be an intervention, one of {', '.join(known)}; got {shown(what)}")
 
 
 def _with_circuit(state: LearnerState, circuit: Circuit) -> LearnerState:

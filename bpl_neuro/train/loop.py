@@ -6,11 +6,13 @@ changed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance
+from bpl_neuro.checks import flag, generator, instance, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.losses import check_targets
 from bpl_neuro.circuit.readout import Readout
@@ -30,10 +32,12 @@ __all__ = ["batch_updates", "run_batch", "score", "watched_steps"]
 class _Trials:
     """A batch where the circuit's arrays are: inputs and targets step by step, what is due, where trials end."""
 
-    def __init__(self, batch: Batch, circuit: Circuit, readout: Readout) -> None:
+    def __init__(self, batch: Batch, circuit: Circuit, readout: Readout, batches: int = 0) -> None:
+        self.batches = batches  # trained before this one
+        self.errors: dict[int, Any] = {}  # at the readout's outputs, of the steps so far
         instance("batch", batch, Batch, "a Batch")
         if batch.x.shape[2] != circuit.input_size:
-            raise ValidationError(f"the batch has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
+            raise ValidationError(f"the `batch` has {batch.x.shape[2]} inputs, the circuit {circuit.input_size}")
         check_targets(readout.loss if isinstance(readout.loss, str) else "", batch.y, readout.output_size)
         xp, dtype, put = circuit.xp, circuit.dtype, circuit.backend.asarray
         self.B, self.T = batch.size, batch.steps
@@ -49,13 +53,17 @@ class _Trials:
     def credit(self, t: int, state: State, readout: Readout, outcome: Outcome, feedback: Any) -> tuple[Any, Any]:
         """c_t and the gradient of φ at a step where a loss is due; the loss goes to `outcome`."""
         weight = self.mask[:, t]
-        loss, c, gradient, output = readout.credit(state, self.y[:, t], weight * self.share, feedback)
-        outcome.loss += float(loss.sum()) / (self.B if readout.reduction == "sum" else 1)
+        loss, errors, output = readout.errors(state, self.y[:, t], weight * self.share)
+        self.errors[t] = errors
+        total = float(loss.sum()) / (self.B if readout.reduction == "sum" else 1)
+        if not math.isfinite(total):
+            raise DivergenceError(t + 1, self.batches, "loss", outcome.loss)
+        outcome.loss += total
         if self.y.ndim == 2:
             right = output.argmax(axis=1) == self.y[:, t]
             outcome.correct += float((right * weight).sum())
             outcome.scored += float(weight.sum())
-        return c, gradient
+        return readout.sent_back(state, errors, feedback), readout.gradient(state, errors)
 
     def penalty(self, t: int, state: State, circuit: Circuit, rho: float) -> Any:
         """∂/∂s of ½ ρ Σ r², 0 where there is only padding."""
@@ -95,13 +103,13 @@ def run_batch(
     instance("learner", learner, Learner, "a Learner")
     instance("state", state, LearnerState, "a LearnerState")
     if watch is not None and not callable(watch):
-        raise ValidationError(f"`watch` must be a function of a step, got {watch!r}")
+        raise ValidationError(f"`watch` must be a function of a step, got {shown(watch)}")
     if state.learner is not learner:
         raise ValidationError(
             "`state` is the state of another learner; to go on from what it has learned, give that learner's own state "
             "the same parameters: `learner.initial().replace(psi=…, phi=…, theta=…)`"
         )
-    trials = _Trials(batch, learner.circuit, learner.readout)
+    trials = _Trials(batch, learner.circuit, learner.readout, state.batches)
     position = state.position if batch.stream else None
     if position is not None and len(position["s"]) != trials.B:
         raise ValidationError(f"the stream has {len(position['s'])} rows, this piece {trials.B}")
@@ -168,13 +176,18 @@ def _step_by_step(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
         seen = rule.observe(carry, transition, c, end, state.theta) if watch else {}
         of_theta = rule.collect(carry, transition, c, end, state.theta)
         updates.receive_theta(rule, of_theta, transition, end, t + 1)
-        carry, signals, of_circuit = rule.step(carry, transition, c, end, state.theta)
+        carry, signals, of_circuit = _moved(rule, rule.step(carry, transition, c, end, state.theta))
         updates.receive("psi", of_circuit, t + 1)
         updates.receive("phi", of_readout, t + 1)
         circuit = updates.circuit
         state.steps += 1
         if watch:
-            _show(watch, Step(t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state))
+            _show(
+                watch,
+                Step(
+                    t + 1, trials.T, transition, c, end, {**signals, **seen}, rule, carry, state, trials.errors.get(t)
+                ),
+            )
         now = circuit.reset(transition.new, end) if trials.ending[t] else transition.new
     outcome.report, outcome.figures = rule.report(carry), rule.figures(carry)
     if stream:
@@ -202,15 +215,27 @@ def _whole_trials(rule: Rule, trials: _Trials, updates: Updates, watch: Watch | 
         for t in range(trials.T):
             arguments = (trajectory[t], trajectory.c[t], trials.end[t], state.theta)
             seen = rule.observe(carry, *arguments)
-            carry, signals, _ = rule.step(carry, *arguments)
-            _show(watch, Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state))
+            carry, signals, _ = _moved(rule, rule.step(carry, *arguments))
+            _show(
+                watch,
+                Step(t + 1, trials.T, *arguments[:3], {**signals, **seen}, rule, carry, state, trials.errors.get(t)),
+            )
     gradients = rule.finish(carry, trajectory, state.theta)
+    if not isinstance(gradients, dict):
+        raise ValidationError(f"`finish` of {rule!r} must give gradients by name, got {shown(gradients)}")
     updates.receive_theta(rule, gradients.pop("theta", None), trajectory.rows, trials.end.reshape(-1), 0)
     for name, gradient in gradients.items():
         updates.receive(name, gradient, 0)
     state.steps += trials.T
     outcome.report, outcome.figures = rule.report(carry), rule.figures(carry)
     return outcome
+
+
+def _moved(rule: Rule, given: Any) -> tuple[Any, Any, Any]:
+    """What `Rule.step` gives, if it is that."""
+    if not isinstance(given, tuple) or len(given) != 3 or not isinstance(given[1], Mapping):
+        raise ValidationError(f"`step` of {rule!r} must give (carry, signals by name, gradient), got {shown(given)}")
+    return given
 
 
 def _part_from(watch: Watch | None, state: LearnerState) -> None:
@@ -309,6 +334,7 @@ def watched_steps(
     instance("circuit", circuit, Circuit, "a Circuit")
     instance("readout", readout, Readout, "a Readout")
     instance("rule", rule, Rule, "a Rule")
+    flag("signals", keep)
     learner = Learner(circuit, readout, rule, {}, SUM_ONLY)
     state = learner.initial(theta=theta)
     state.noise_rng = None if noise_seed is None else generator("noise_seed", noise_seed)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from bpl_neuro.backend import Backend
-from bpl_neuro.checks import number
+from bpl_neuro.checks import number, positive_int, shown
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["SGD", "Adam", "Clip", "CosineDecay", "ExponentialDecay", "Optimiser", "by_name"]
@@ -42,12 +42,12 @@ class ExponentialDecay:
     half_life: float
 
     def __post_init__(self) -> None:
-        _rate("eta", self.eta)
+        number("eta", self.eta)
         number("half_life", self.half_life, above=True)
 
     def __call__(self, step: int) -> float:
         """The rate after `step` steps."""
-        return self.eta * 0.5 ** (step / self.half_life)
+        return self.eta * 0.5 ** (number("step", step) / self.half_life)
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ class CosineDecay:
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        _rate("eta", self.eta)
-        _rate("floor", self.floor)
-        number("steps", self.steps, low=1)
+        number("eta", self.eta)
+        if number("floor", self.floor) > 1:
+            raise ValidationError(f"`floor` must be a number in [0, 1], got {self.floor!r}")
+        positive_int("steps", self.steps)
 
     def __call__(self, step: int) -> float:
         """The rate after `step` steps."""
-        share = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
+        share = 0.5 * (1 + math.cos(math.pi * min(number("step", step) / self.steps, 1.0)))
         return self.eta * (self.floor + (1 - self.floor) * share)
 
 
@@ -73,8 +74,8 @@ Rate = float | Callable[[int], float]
 
 
 def rate_at(eta: Rate, step: int) -> float:
-    """A learning rate, or what its schedule gives after `step` steps."""
-    return eta(step) if callable(eta) else eta
+    """A learning rate, or what its schedule gives after `step` steps, which must be a number ≥ 0."""
+    return number("eta", eta(step)) if callable(eta) else eta
 
 
 def _rate(name: str, value: Any) -> None:
@@ -142,7 +143,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         _rate("eta", self.eta)
-        _rate("epsilon", self.epsilon)
+        number("epsilon", self.epsilon)
         number("beta2", self.beta2, high=1.0)
         if self.beta1 is not None:
             number("beta1", self.beta1, high=1.0)
@@ -182,6 +183,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         number("norm", self.norm, above=True)
+        _checked(self.optimiser, "`optimiser` of a Clip", "that follows a gradient")
         if regresses(self.optimiser):
             raise ValidationError(f"`optimiser` of a Clip must follow a gradient; {self.optimiser!r} solves for θ")
 
@@ -219,22 +221,25 @@ def without_momentum(optimiser: Any) -> Any:
     return replace(optimiser, beta1=0.0) if isinstance(optimiser, Adam) and optimiser.beta1 is None else optimiser
 
 
-def by_name(given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str]) -> dict[str, Optimiser]:
+def by_name(
+    given: Optimiser | Mapping[str, Optimiser | None] | None, names: Sequence[str], argument: str = "optimiser"
+) -> dict[str, Optimiser]:
     """An optimiser for each name: the one given, those of a mapping, or Adam; ValidationError for an unknown name."""
     optimisers = Adam() if given is None else given
     if not isinstance(optimisers, Mapping):
-        return dict.fromkeys(names, _checked(optimisers, "`optimiser`", "or a mapping"))
+        return dict.fromkeys(names, _checked(optimisers, f"`{argument}`", "or a mapping"))
     for name in optimisers:
-        if name not in names:
-            raise ValidationError(f"`optimiser` has {name!r}; known: {', '.join(names)}")
+        if not isinstance(name, str) or name not in names:
+            raise ValidationError(f"`{argument}` has {shown(name)}; known: {', '.join(names)}")
     return {
-        name: _checked(optimiser, f"`optimiser` of {name}", "or None")
+        name: _checked(optimiser, f"`{argument}` of {name}", "or None")
         for name, optimiser in optimisers.items()
         if optimiser is not None
     }
 
 
 def _checked(optimiser: Any, where: str, otherwise: str) -> Any:
-    if not (hasattr(optimiser, "init") and hasattr(optimiser, "step")):
-        raise ValidationError(f"{where} must be an optimiser like Adam(1e-3), {otherwise}; got {optimiser!r}")
+    able = all(callable(getattr(optimiser, method, None)) for method in ("init", "step"))
+    if not able or isinstance(optimiser, type):
+        raise ValidationError(f"{where} must be an optimiser like Adam(1e-3), {otherwise}; got {shown(optimiser)}")
     return optimiser

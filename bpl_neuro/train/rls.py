@@ -62,7 +62,8 @@ class RLS:
     def __post_init__(self) -> None:
         if number("forget", self.forget) > 1:
             raise ValidationError(f"`forget` must be a number in [0, 1], got {self.forget!r}")
-        number("ridge", self.ridge, above=True)
+        object.__setattr__(self, "forget", float(self.forget))
+        object.__setattr__(self, "ridge", number("ridge", self.ridge, above=True))
         if self.bound is not None:
             number("bound", self.bound, above=True)
 

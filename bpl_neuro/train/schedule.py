@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import flag, positive_int, shown
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["PER_TRIAL", "SUM_ONLY", "Schedule"]
@@ -33,8 +33,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.every is not None:
-            positive_int("every", self.every)
-        instance("moves", self.moves, bool, "True or False")
+            object.__setattr__(self, "every", positive_int("every", self.every))
+        object.__setattr__(self, "moves", flag("moves", self.moves))
 
     @classmethod
     def of(cls, name: str, update_every: int = 1) -> Schedule:
@@ -45,8 +45,8 @@ class Schedule:
         ValidationError
             For another name, or `update_every` where there is one update a batch.
         """
-        if name not in ("step", "trial"):
-            raise ValidationError(f"`schedule` must be 'step' or 'trial', got {name!r}")
+        if not isinstance(name, str) or name not in ("step", "trial"):
+            raise ValidationError(f"`schedule` must be 'step' or 'trial', got {shown(name)}")
         positive_int("update_every", update_every)
         if name == "step":
             return cls(update_every)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, number
+from bpl_neuro.checks import flag, instance, number, plain_seed, positive_int, shown, word
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -160,6 +160,16 @@ class Learner:
         tree = {each.name: describe(getattr(self, each.name)) for each in fields(self)}
         return {**tree, "backend": self.circuit.backend.name}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Learner:
+        return self  # it never changes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: the read-only mapping is made again."""
+        return vars(self) | {"optimisers": dict(self.optimisers)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"optimisers": MappingProxyType(state["optimisers"])})
+
     @property
     def least_squares(self) -> bool:
         """Whether θ learns by least squares."""
@@ -201,8 +211,9 @@ class Learner:
         ValidationError
             For an unknown name, a wrong shape, or values that are not finite.
         """
-        if unknown := values.keys() - set(PARAMETERS):
-            raise ValidationError(f"there is no parameter {sorted(unknown)[0]!r}; there are {', '.join(PARAMETERS)}")
+        for name in instance("values", values, Mapping, "a mapping of parameters to arrays"):
+            if not isinstance(name, str) or name not in PARAMETERS:
+                raise ValidationError(f"`values` has no parameter {shown(name)}; there are {', '.join(PARAMETERS)}")
         made = {
             "psi": lambda value: self.circuit.with_psi(value).psi.copy(),
             "phi": lambda value: self.readout.with_phi(value).phi.copy(),
@@ -212,13 +223,13 @@ class Learner:
 
     def initial(self, seed: int = 0, theta: Any = None) -> LearnerState:
         """The state before anything was learned; `seed` is that of the noise, `theta` the rule's own parameters."""
-        generator("seed", seed)
+        plain_seed("seed", seed)
         circuit, readout = self.circuit, self.readout
         state = LearnerState(
             learner=self, psi=circuit.psi.copy(), phi=readout.phi.copy(),
             theta=self._own_theta(theta),
             moments={}, sums={}, position=None,
-            noise_rng=np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0]),
+            noise_rng=np.random.default_rng(np.random.SeedSequence(int(seed)).spawn(1)[0]),
             steps=0, batches=0, trials=0, mask=circuit.mask, clamped=dict(circuit.clamped), pathway=None,
             frozen=frozenset(), form=None, curriculum=None, log=Log(), spare={},
         )  # fmt: skip
@@ -329,7 +340,20 @@ class LearnerState:
         vars(self).clear()
 
     def replace(self, **values: Any) -> LearnerState:
-        """The value with some of its fields changed; this one is spent."""
+        """The value with some of its fields changed; this one is spent.
+
+        Raises
+        ------
+        ValidationError
+            For a field that a state has not; for parameters of a wrong shape or that are not finite, and a `noise_rng`
+            that is no generator. The other fields are for interventions, which say themselves what they may be.
+        """
+        if unknown := values.keys() - vars(self).keys():
+            self.learner  # noqa: B018 - raises for a state that is spent
+            raise ValidationError(f"`replace` takes fields of a state, {', '.join(vars(self))}; got {min(unknown)!r}")
+        values |= self.learner.parameters({name: values[name] for name in PARAMETERS if name in values})
+        if values.get("noise_rng") is not None:
+            instance("noise_rng", values["noise_rng"], np.random.Generator, "a numpy.random.Generator, or None")
         taken = self.take()
         vars(taken).update(values)
         return taken
@@ -340,7 +364,7 @@ class LearnerState:
 
     def parameter(self, name: str) -> Any:
         """Ψ, φ or θ, by the name "psi", "phi" or "theta"."""
-        return getattr(self, name)
+        return getattr(self, word("name", name, PARAMETERS))
 
     @property
     def circuit(self) -> Circuit:
@@ -359,6 +383,7 @@ class LearnerState:
 
     def rule_for(self, steps: int, stream: bool = False) -> tuple[Rule, str | None]:
         """`rule`, or where none was chosen yet the one that such batches would get; and its `form`."""
+        positive_int("steps", steps), flag("stream", stream)
         form = self.form or self.learner.rule.choose(self.learner.schedule.frozen, steps, stream)
         return self.learner.rule.settled(form, self.pathway), form
 

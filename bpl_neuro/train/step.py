@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from bpl_neuro.checks import index
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.rules.base import Carry, Gradients, Rule
@@ -31,14 +32,16 @@ class Step:
         What the rule reports.
     rule : Rule
         In the form in which it learns.
+    errors : (B, M) array or None
+        Gradient of the loss with respect to the readout's outputs, before it is sent back; None where no loss is due.
     """
 
     def __init__(
         self, t: int, steps: int, transition: Transition, c: Any, end: Any, signals: Mapping[str, Any], rule: Rule,
-        carry: Carry, state: LearnerState,
+        carry: Carry, state: LearnerState, errors: Any = None,
     ) -> None:  # fmt: skip
         self.t, self.steps, self.transition, self.c, self.end = t, steps, transition, c, end
-        self.signals, self.rule = signals, rule
+        self.signals, self.rule, self.errors = signals, rule, errors
         self.batch = state.batches
         self._live: tuple[Carry, LearnerState] | None = carry, state
         self._kept: Carry | None = None
@@ -75,8 +78,7 @@ class Step:
         if getattr(rule, "target", "state") != "state":
             raise ValidationError(f'the trace of a synapse (a, j) is shown where `target` = "state"; {rule!r}')
         units, inputs = rule.synthesiser.d, rule.synthesiser.m
-        if not (0 <= a < units and 0 <= j < inputs):
-            raise ValidationError(f"a synapse (a, j) lies in 0 … {units - 1}, 0 … {inputs - 1}; got {(a, j)}")
+        a, j = index("a", a, units - 1), index("j", j, inputs - 1)
         return rule.trace.column((self._kept or self._now()[0])["trace"], a, j)
 
     def _now(self) -> tuple[Carry, LearnerState]:

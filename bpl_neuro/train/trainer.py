@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.checks import generator, instance, positive_int
+from bpl_neuro.checks import instance, plain_seed, positive_int, whole, word
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import say_differences
 from bpl_neuro.rules.base import Rule
-from bpl_neuro.tasks.base import Batch, Task
-from bpl_neuro.tasks.timing import check_step
+from bpl_neuro.tasks.base import SPLITS, Batch, Task
+from bpl_neuro.tasks.timing import batches_of, check_step, check_task
 from bpl_neuro.train import checkpoint as checkpoints
 from bpl_neuro.train.fitting import Fit
 from bpl_neuro.train.forking import Beginning, find
@@ -82,7 +83,7 @@ class Trainer:
     ) -> None:
         if isinstance(seed, np.random.Generator):
             raise ValidationError("`seed` of a Trainer must be a whole number ≥ 0: it is written to checkpoints")
-        generator("seed", seed)
+        plain_seed("seed", seed)
         self.learner = Learner(
             circuit, readout, rule, Adam() if optimiser is None else optimiser, Schedule.of(schedule, update_every),
             error_delay, rate_penalty, weight_penalty,
@@ -136,8 +137,6 @@ class Trainer:
 
     def parameter(self, name: str) -> Any:
         """The parameter "psi", "phi" or "theta" as it is now: a copy, or None."""
-        if name not in PARAMETERS:
-            raise ValidationError(f"`name` must be one of {', '.join(PARAMETERS)}, got {name!r}")
         value = self.state.parameter(name)
         return None if value is None else value.copy()
 
@@ -148,8 +147,16 @@ class Trainer:
         ------
         ValidationError
             For an unknown name, a wrong shape, or values that are not finite; nothing is changed then.
+
+        Notes
+        -----
+        What is not plastic keeps the weights that it has, and so does what an intervention has silenced; a weight
+        against the sign of its projection is put at 0, as after an optimiser's step.
         """
-        self.state = self.state.replace(**self.learner.parameters(values), spare={})
+        made = self.learner.parameters(values)
+        if "psi" in made:
+            self.state.circuit.constrain(made["psi"])
+        self.state = self.state.replace(**made, spare={})
         return self
 
     def trained_circuit(self) -> Circuit:
@@ -166,6 +173,8 @@ class Trainer:
 
     def predict(self, x: Any) -> Any:
         """Outputs of the trained readout for inputs (B, T, K): (B, T, M)."""
+        if isinstance(x, Batch):
+            raise ValidationError("`x` must be an array (trials, steps, inputs), got a Batch; give its `x`")
         return self.state.readout.output(self.run(x)[1])
 
     # What a training has seen.
@@ -325,9 +334,11 @@ class Trainer:
 
     def evaluate(self, task: Task, split: str = "test", *, batch_size: int = 500, seed: int = 0) -> dict[str, float]:
         """Loss (mean per trial) and, for class labels, accuracy on a split; nothing learns."""
+        check_task(task)
         check_step(task, self.circuit.model)
-        totals, rng = Totals(), np.random.default_rng([seed, 1])
-        for batch in task.batches(np.random.default_rng(seed), batch_size, split):
+        positive_int("batch_size", batch_size), word("split", split, SPLITS)
+        totals, rng = Totals(), np.random.default_rng([plain_seed("seed", seed), 1])
+        for batch in batches_of(task, np.random.default_rng(int(seed)), batch_size, split):
             totals.add(score(self.state.circuit, self.state.readout, batch, rng), batch.size)
         return totals.figures("")
 
@@ -340,9 +351,7 @@ class Trainer:
         best = self.best
         if best is None:
             raise ValidationError("there is no best model yet; call fit(…, validate=True) first")
-        kept = {name: best[name] for name in PARAMETERS if best[name] is not None}
-        self.state.circuit.constrain(kept["psi"])  # what was silenced since then stays so
-        return self.set_parameters(**kept)
+        return self.set_parameters(**{name: best[name] for name in PARAMETERS if best[name] is not None})
 
     # Files, forks, and a fresh start.
 
@@ -352,7 +361,7 @@ class Trainer:
         It holds 16 bytes for each batch trained. The checkpoints of `fit` keep these in a file beside them, which they
         only add to.
         """
-        checkpoints.save(self.state, self.seed, path)
+        checkpoints.save(self.state, self.seed, checked_path("path", path))
 
     def restore(self, path: str | Path, allow: Sequence[str] = ()) -> Trainer:
         """Continue from a file that `save`, or `fit` with a `checkpoint`, wrote.
@@ -373,7 +382,7 @@ class Trainer:
             If the file is damaged, by another version, or of something else: names the first differences, and how to
             allow them. Nothing is changed then.
         """
-        state = checkpoints.restore(self.learner, self.seed, path, allow)
+        state = checkpoints.restore(self.learner, self.seed, checked_path("path", path), allow)
         self.state, self._beginning, self.allowed = state, None, tuple(allow)
         self._continued = copied(state.log.fitted)
         return self
@@ -397,7 +406,7 @@ class Trainer:
         """
         if trial is None:
             return self._with(self.state.copy())
-        begun, stop_at = find(self._beginning, trial, self.state.log.ends)
+        begun, stop_at = find(self._beginning, whole("trial", trial), self.state.log.ends)
         fork = self._with(begun.state.copy())
         if stop_at == fork.batches:
             return fork

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.transition import Transition
-from bpl_neuro.errors import DivergenceError
+from bpl_neuro.errors import DivergenceError, ValidationError
 from bpl_neuro.rules.base import Rule, add_gradient
 from bpl_neuro.train.optimisers import regresses
 from bpl_neuro.train.state import LearnerState
@@ -37,6 +38,11 @@ class Updates:
     def receive(self, name: str, gradient: Any, step: int) -> None:
         """A gradient, or None, at step `step` of the batch (0: after its end)."""
         if gradient is not None:
+            wanted = getattr(self.state.parameter(name), "shape", None)
+            if getattr(gradient, "shape", None) != wanted:
+                raise ValidationError(
+                    f"`rule` {self.state.learner.rule!r} gave no gradient {wanted} for {name}: {shown(gradient)}"
+                )
             add_gradient(self.state.sums, name, gradient)
         if step and name in self.state.sums and self.schedule.due(self.state.steps + 1):
             self.descend(name, step)

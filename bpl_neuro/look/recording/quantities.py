@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bpl_neuro.checks import real_array, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.look.recording.names import GRADIENTS, in_words
@@ -60,9 +61,9 @@ class Choice:
         self.name, self.given, self.lowest = name, given, lowest
         try:
             self.numbers = _numbers(given, lowest)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValidationError(
-                f"`{name}` must be a slice or distinct whole numbers, from {lowest} on; got {given!r}"
+                f"`{name}` must be a slice or distinct whole numbers, from {lowest} on; got {shown(given)}"
             ) from None
 
     def up_to(self, last: int) -> list[int]:
@@ -91,6 +92,10 @@ def _numbers(choice: Any, lowest: int) -> range | list[int]:
         numbers = range(start, stop, 1 if step is None else step)
         valid = numbers.step > 0 and len(numbers) > 0 and numbers[0] >= lowest
     else:
+        if isinstance(choice, np.ndarray):
+            choice = real_array("choice", choice)
+        if not isinstance(choice, list | tuple | range | set | np.ndarray):
+            raise TypeError("no collection of numbers")
         if any(isinstance(k, bool | np.bool_) for k in choice):
             raise TypeError("a mask is no choice of numbers")
         numbers = sorted(operator.index(k) for k in choice)
@@ -271,10 +276,10 @@ def chosen_synapses(rule: Rule, wanted: bool, given: Any) -> list[list[int]]:
     n, m = rule.synthesiser.n, rule.synthesiser.m
     try:
         pairs = [[operator.index(a), operator.index(j)] for a, j in given]
-    except (TypeError, ValueError):
+    except Exception:  # whatever a stranger says when it is asked
         pairs = []
     if not pairs or any(not (0 <= a < n and 0 <= j < m) for a, j in pairs):
-        raise ValidationError(f"`synapses` must be pairs (a, j) in 0 … {n - 1}, 0 … {m - 1}; got {given!r}")
+        raise ValidationError(f"`synapses` must be pairs (a, j) in 0 … {n - 1}, 0 … {m - 1}; got {shown(given)}")
     return pairs
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bpl_neuro.checks import shown, whole
 from bpl_neuro.errors import ValidationError
 
 __all__ = ["recorded_synapse"]
@@ -40,6 +41,9 @@ def recorded_synapse(
     ValidationError
         If it holds no trace, or not this one; says what to record.
     """
+    for name, number in (("batch", batch), ("trial", trial)):
+        if number is not None:
+            whole(name, number)
     names = {f"trace_{name}": name for name in ("own", "norm", "product") if f"trace_{name}" in recording}
     if not names:
         raise ValidationError(
@@ -53,10 +57,10 @@ def recorded_synapse(
     ends = (np.atleast_1d(trace[f"synapse_{end}"].values).tolist() for end in ("output", "input"))
     there: dict[str, list[Any]] = {dim: np.atleast_1d(trace[dim].values).tolist() for dim in ("batch", "trial")}
     there["synapse"] = list(zip(*ends, strict=True))
-    wanted = {"batch": batch, "trial": trial, "synapse": tuple(synapse) if isinstance(synapse, Sequence) else synapse}
+    wanted = {"batch": batch, "trial": trial, "synapse": _pair(synapse)}
     for (dim, value), default in zip(wanted.items(), (-1, 0, 0), strict=True):
         if not there[dim] or (value is not None and value not in there[dim]):
-            raise ValidationError(f"`{dim}` must be one that was recorded: {_few(there[dim])}; got {value!r}")
+            raise ValidationError(f"`{dim}` must be one that was recorded: {_few(there[dim])}; got {shown(value)}")
         if dim in trace.dims:
             trace = trace.isel({dim: default if value is None else there[dim].index(value)})
     a, j = int(trace["synapse_output"]), int(trace["synapse_input"])
@@ -73,6 +77,15 @@ def recorded_synapse(
     if "product" in trace and trace["step"].values.tolist() == list(range(1, trace.sizes["step"] + 1)):
         trace["cumulative"] = trace["product"].cumsum("step")
     return trace.assign_attrs(synapse=[a, j]), where
+
+
+def _pair(synapse: Any) -> tuple[int, int] | None:
+    """(a, j)."""
+    if synapse is None:
+        return None
+    if not isinstance(synapse, tuple | list) or len(synapse) != 2:
+        raise ValidationError(f"`synapse` must be (a, j), output and input of θ, got {shown(synapse)}")
+    return whole("synapse", synapse[0]), whole("synapse", synapse[1])
 
 
 def _few(labels: Sequence[Any]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bpl_neuro.checks import instance, positive_int
+from bpl_neuro.checks import instance, positive_int, whole, words
+from bpl_neuro.checks import path as checked_path
 from bpl_neuro.errors import BplError, ValidationError
 from bpl_neuro.identity import say_differences
 from bpl_neuro.look.recording.checksums import Verified
@@ -109,16 +110,14 @@ class Recorder:
         resume_at: int | None = None,
         begun_at: int = 0,
     ) -> None:
-        instance("trainer", trainer, Trainer, "a Trainer"), instance("path", path, str | Path, "a path")
-        if not isinstance(quantities, Sequence) or any(not isinstance(name, str) for name in quantities):
-            raise ValidationError(f"`quantities` must be a name or a list of names, got {quantities!r}")
-        self.trainer, self.path, circuit = trainer, Path(path), trainer.circuit
+        instance("trainer", trainer, Trainer, "a Trainer")
+        names = words("quantities", quantities)
+        self.trainer, self.path, circuit = trainer, checked_path("path", path), trainer.circuit
         self._every, self._buffer_bytes = positive_int("every", every), positive_int("buffer_bytes", buffer_bytes)
         self._flush_every = None if flush_every is None else positive_int("flush_every", flush_every)
         self._chunk_steps = sys.maxsize if chunk_steps is None else positive_int("chunk_steps", chunk_steps)
         self._chosen_steps, self._chosen_trials = Choice("steps", steps, 1), Choice("trials", trials, 0)
         self._units = Units(circuit, units)
-        names = [quantities] if isinstance(quantities, str) else list(quantities)
         self._synapses = chosen_synapses(trainer.state.rule_for(1)[0], "trace" in names, synapses)
         self._variables = describe(trainer, names, self._units, self._synapses)
         self._per_step = {name: v for name, v in self._variables.items() if "step" in v.dims}
@@ -143,13 +142,15 @@ class Recorder:
         self.verified: Verified | None = None
         self._store = BatchStore(self.path)
         if resume_at is not None:
-            self._reopen(resume_at, begun_at)
+            self._reopen(whole("resume_at", resume_at), whole("begun_at", begun_at))
         elif self.path.exists():
             raise ValidationError(f"{self.path}: there already is a recording; go on with `resume_at`, or remove it")
 
     @classmethod
     def resume(cls, trainer: Trainer, path: str | Path, batches: int, *, flush_every: int | None = None) -> Recorder:
         """Go on with a recording as it was set up, cut back to the first `batches` trained batches."""
+        instance("trainer", trainer, Trainer, "a Trainer"), whole("batches", batches)
+        path = checked_path("path", path)
         with damage_named(path):
             settings = json.loads(checked_metadata(Path(path))[".zattrs"]["settings"])
             chosen = {key: settings[key] for key in SELECTION}
@@ -164,7 +165,7 @@ class Recorder:
 
     def watch(self, step: Step) -> None:
         """See a step: the `watch` of `Trainer.fit` and `Trainer.train_batch`."""
-        if step.t == 1:
+        if instance("step", step, Step, "a Step, as a watcher sees it").t == 1:
             self._begin(step)
         self._last = step.t
         if not self._due(self._under_way):
@@ -217,6 +218,10 @@ class Recorder:
         self._drop_held()
         self.flush()
         self._closed = True
+
+    def __reduce__(self) -> Any:
+        """Two of it would write into one file."""
+        raise TypeError("a Recorder cannot be pickled or copied: it is bound to its file; see `Recorder.resume`")
 
     def __enter__(self) -> Recorder:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
 
+from bpl_neuro.checks import instance, number
 from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.errors import ValidationError
@@ -46,7 +47,10 @@ class Trace(ABC):
     time: str
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0) -> None:
-        self.synthesiser, self.decay, self.gain = synthesiser, decay, gain
+        self.synthesiser: Any = instance("synthesiser", synthesiser, Synthesiser, "a Synthesiser")
+        if number("decay", decay) > 1:
+            raise ValidationError(f"`decay` must be a number in [0, 1], got {decay!r}")
+        self.decay, self.gain = float(decay), number("gain", gain)
 
     def options(self) -> dict[str, Any]:
         """Its own options that are not the default, by name."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.checks import positive_int
 from bpl_neuro.circuit.synthesiser import Response, Synthesiser
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import Parts, State
@@ -25,7 +26,7 @@ class KeptSteps(Trace):
 
     def __init__(self, synthesiser: Synthesiser, decay: float, gain: float = 1.0, window: int | None = None) -> None:
         super().__init__(synthesiser, decay, gain)
-        self.window = window
+        self.window = None if window is None else positive_int("window", window)
         self.exact, self.bounded = window is None, window is not None
         circuit = synthesiser.circuit
         slopes = circuit.initial_state(1).D

@@ -190,10 +190,24 @@ class ModelTrace(OwnTrace):
                 'equations = "dtrace/dt = (r_pre - trace)/tau_e : 1 …"'
             )
         neuron, values = model.synapse
-        self._unit = synthesiser.circuit.backend.elementwise("trace", neuron.symbols, [*neuron.update, neuron.rate])
+        self._unit = self._compiled()
         self._constants = [values[p] for p in neuron.parameters] + [model.dt]
         self._states = len(neuron.states)
         self._rate = neuron.states.index(str(neuron.rate))
+
+    def _compiled(self) -> Any:
+        """The trace's equation as a function."""
+        circuit = self.synthesiser.circuit
+        neuron, _ = circuit.model.synapse
+        return circuit.backend.elementwise("trace", neuron.symbols, [*neuron.update, neuron.rate])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without what is compiled, which is compiled again."""
+        return {name: value for name, value in vars(self).items() if name != "_unit"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._unit = self._compiled()
 
     def kept_output(self) -> int:
         return 2 * self._states * self.synthesiser.m

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bpl_neuro.checks import positive_int
+from bpl_neuro.checks import flag, positive_int, shown
 from bpl_neuro.circuit.feedback import Feedback
 from bpl_neuro.circuit.synthesiser import Synthesiser
 from bpl_neuro.errors import ValidationError
@@ -49,7 +49,7 @@ class TracedRule(SyntheticGradientRule):
     ) -> None:
         super().__init__(synthesiser, gamma, sg_weight, feedback)
         self.lam = per_step("lam", lam, self.circuit.model)
-        self.gain = self.circuit.model.dt if continuous_time else 1.0
+        self.gain = self.circuit.model.dt if flag("continuous_time", continuous_time) else 1.0
         self._hold(trace, window)
 
     #: the forms by name
@@ -64,9 +64,9 @@ class TracedRule(SyntheticGradientRule):
             For an unknown form, or a window that is none or not of the lazy one.
         """
         if not isinstance(form, str) or form not in (*self.forms, "auto"):
-            raise ValidationError(f"`trace` must be one of auto, {', '.join(self.forms)}, got {form!r}")
+            raise ValidationError(f"`trace` must be one of auto, {', '.join(self.forms)}, got {shown(form)}")
         if window is not None and form != "lazy":
-            raise ValidationError(f'`window` belongs to `trace` = "lazy", got {form!r}')
+            raise ValidationError(f'`window` belongs to `trace` = "lazy", got {shown(form)}')
         self.form = form
         self._trace: Trace | None = None if form == "auto" else self.made(form, window)
 
