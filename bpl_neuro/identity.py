@@ -187,7 +187,7 @@ def say_differences(stored: Any, here: Any, allow: Sequence[str] = ()) -> tuple[
 
 @functools.cache
 def _made_with() -> Mapping[str, Any]:
-    made: dict[str, Any] = {"python": platform.python_version(), "cpu": _processor()}
+    made: dict[str, Any] = {"python": platform.python_version(), "cpu": processor()}
     for package in ("bpl_neuro", "numpy", "scipy"):
         try:
             made[package] = version(package)
@@ -198,13 +198,18 @@ def _made_with() -> Mapping[str, Any]:
 
 def made_with() -> dict[str, Any]:
     """Versions, processor and threads: what numbers depend on at rounding."""
-    threads = {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
-    return {**_made_with(), "threads": threads}
+    return {**_made_with(), "threads": threads()}
 
 
-def _processor() -> str:
+def threads() -> dict[str, str]:
+    """What the environment says of numbers of threads."""
+    return {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
+
+
+def processor() -> str:
+    """Its name: a BLAS takes other kernels, and gives other last bits, on another one."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

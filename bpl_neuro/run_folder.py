@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import os
@@ -21,6 +20,7 @@ import xarray as xr
 from pydantic import BaseModel
 
 from bpl_neuro.errors import ValidationError
+from bpl_neuro.identity import fingerprint, processor, threads
 from bpl_neuro.locks import LOCK, FolderLock
 from bpl_neuro.look.plotting import save_figure
 from bpl_neuro.look.recording import Recorder, clear_recording, write_recording
@@ -29,7 +29,7 @@ from bpl_neuro.storage import atomic_write, clean_leftovers, is_leftover, read_a
 from bpl_neuro.tasks.base import Task
 from bpl_neuro.train.trainer import Trainer
 
-__all__ = ["RunFolder", "environment", "model_fingerprint", "model_fingerprints", "recorded_run"]
+__all__ = ["RunFolder", "environment", "model_fingerprints", "recorded_run"]
 
 #: of run folders; others are refused by name
 FORMAT = 2
@@ -45,7 +45,7 @@ class RunFolder:
         Of the simulation.
     config : SimulationConfig
     models : mapping, optional
-        Name of a model → its `model_fingerprint`.
+        Name of a model → the fingerprint of its equations.
     resume : bool
         Go on with a run that was interrupted; it must have had the same settings and models. What it left unfinished is
         taken away.
@@ -80,7 +80,7 @@ class RunFolder:
             content = tomllib.loads(text)
         except (TypeError, ValueError) as error:
             raise ValidationError(f"the settings cannot be kept in config.toml: {error}") from None
-        self.identity = _digest({key: content[key] for key in ("simulation", "config", "models")})
+        self.identity = fingerprint({key: content[key] for key in ("simulation", "config", "models")})
         clean_leftovers(self.path)
         if self._began:
             atomic_write(self.path / "config.toml", text)
@@ -265,24 +265,6 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def model_fingerprint(model: Model) -> str:
-    """A number for what was derived from a model's equations: that of a text with other comments is the same."""
-
-    def of(neuron: Any, *values: Any) -> list[Any]:
-        return [neuron.states, neuron.inputs, neuron.update, neuron.rate, neuron.system, neuron.noise_scale, *values]
-
-    populations = [[name, of(p.neuron, p.parameters, p.initial)] for name, p in model.populations.items()]
-    synapses = [of(*part) for part in (model.synapse, model.expansion) if part]
-    seen = model.spec.synthesiser
-    unit = of(model.synthesiser, model.synthesiser_parameters, seen.sees, seen.sees_input)
-    return _digest([populations, list(map(str, model.projections)), unit, synapses, model.dt])
-
-
 def model_fingerprints(config: BaseModel) -> dict[str, str]:
     """Of the models that settings name, in ``model`` or ``models``.
 
@@ -293,27 +275,16 @@ def model_fingerprints(config: BaseModel) -> dict[str, str]:
     """
     settings = config.model_dump()
     names = [settings["model"]] if "model" in settings else settings.get("models", [])
-    return {str(name): model_fingerprint(Model.load(name)) for name in names}
+    return {str(name): fingerprint(Model.load(name).identity()) for name in names}
 
 
 def environment() -> dict[str, Any]:
     """Versions, processor and threads: what else a run depends on."""
     versions: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    versions |= {"cores": os.cpu_count() or 0, "processor": _processor()}
+    versions |= {"cores": os.cpu_count() or 0, "processor": processor()}
     for package in ("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    threads = {key: os.environ[key] for key in sorted(os.environ) if key.endswith("_NUM_THREADS")}
-    return versions | {"threads": threads}
-
-
-def _processor() -> str:
-    """Its name: a BLAS takes other kernels, and gives other last bits, on another one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return versions | {"threads": threads()}

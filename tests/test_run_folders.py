@@ -19,9 +19,9 @@ import pytest
 import bpl_neuro as bpl
 from bpl_neuro import storage
 from bpl_neuro.experiment import RunFolder, load_simulation, resolve_config, run_simulation
+from bpl_neuro.identity import fingerprint
 from bpl_neuro.locks import LOCK, FolderLock
 from bpl_neuro.output import lenient_output
-from bpl_neuro.run_folder import model_fingerprint
 
 REACH = {
     "batches": 4, "fork_at": 2, "exc": 3, "inh": 2, "expansion": 3, "batch_size": 1, "targets": 1, "hold": 0.02,
@@ -186,9 +186,9 @@ def test_a_model_whose_equations_changed_is_refused_and_a_comment_is_not(tmp_pat
 
 def test_fingerprints_of_models_differ_and_stay():
     models = [bpl.Model.load(name) for name in bpl.available_models()]
-    assert len({model_fingerprint(model) for model in models}) == len(models)
+    assert len({fingerprint(model.identity()) for model in models}) == len(models)
     for model in models:
-        assert model_fingerprint(bpl.Model.from_toml(model.to_toml())) == model_fingerprint(model)
+        assert fingerprint(bpl.Model.from_toml(model.to_toml()).identity()) == fingerprint(model.identity())
 
 
 def test_another_environment_is_named(half, monkeypatch):
