@@ -33,6 +33,7 @@ summary.json, for KIND of bptt, eprop, intact, and INTERVENTION@BATCH for every 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -128,8 +129,11 @@ class Training:
     def results(self, kind: str) -> dict[str, Any]:
         """Losses of every batch, and of the test; infinite from a divergence on."""
         losses, missing = self.trainer.losses, self.config.batches - len(self.trainer.losses)
-        test = self.trainer.evaluate(self.task, "test", batch_size=50 * self.config.targets)["loss"]
-        return {f"{kind}.loss": losses + [np.inf] * missing, f"{kind}.test_loss": np.inf if self.diverged else test}
+        test = np.inf
+        if not self.diverged:
+            with contextlib.suppress(bpl.DivergenceError):  # parameters that are finite, and yet too large
+                test = self.trainer.evaluate(self.task, "test", batch_size=50 * self.config.targets)["loss"]
+        return {f"{kind}.loss": losses + [np.inf] * missing, f"{kind}.test_loss": test}
 
 
 def one(config: Config, folder: RunFolder, seed: int) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def test_a_download_is_bounded_in_size_and_time(
     class Endless(io.BytesIO):
         chunks = 0
 
-        def read(self, size: int | None = -1, /) -> bytes:
+        def read1(self, size: int | None = -1, /) -> bytes:
             assert size is not None and 0 < size <= 1 << 20
             Endless.chunks += 1
             return bytes(size)

@@ -197,9 +197,10 @@ def test_divergence_says_where_and_keeps_the_last_finite_parameters(schedule):
 
 def test_a_state_that_explodes_names_its_step():
     circuit = bpl.Circuit("linear", 5, 3, radius=1e60)
-    readout = bpl.Readout(circuit, 2)
+    readout, data = bpl.Readout(circuit, 2), batch(T=20)
+    late = bpl.Batch(data.x, data.y, np.arange(20) == np.full((len(data.x), 1), 19))  # or the loss would be the first
     with pytest.raises(bpl.DivergenceError, match="`state`") as caught:
-        bpl.batch_updates(circuit, readout, bpl.rules.Immediate(circuit), batch(T=20))
+        bpl.batch_updates(circuit, readout, bpl.rules.Immediate(circuit), late)
     assert 1 < caught.value.step < 20
 
 

@@ -228,7 +228,7 @@ def _fetch(url: str, limit: int) -> bytes:
 
     threading.Thread(target=fetch, name=f"download of {url}", daemon=True).start()
     try:
-        content = found.get(timeout=_DEADLINE)
+        content = found.get(timeout=max(_DEADLINE, 0))
     except queue.Empty:
         content = TimeoutError(f"it took longer than {_DEADLINE:.0f} s")
     if isinstance(content, BaseException):

@@ -148,7 +148,7 @@ def apply(target: _Target, what: str, seed: int = 0) -> _Target:
             ) from None
         return clamp_units(target, rest[0], units, value)
     known = [*INTERVENTIONS, "clamp:POPULATION:UNITS:VALUE", "silence:PROJECTION"]
-    raise ValidationError(f"`what` must be an intervention, one of {', '.join(known)}; got {shown(what)}")
+    raise ValidationError(f"`what`: an intervention is one of {', '.join(known)}; got {shown(what)}")
 
 
 def _with_circuit(state: LearnerState, circuit: Circuit) -> LearnerState:
