@@ -27,11 +27,12 @@ from bpl_neuro.train.optimisers import Adam, Optimiser
 from bpl_neuro.train.schedule import Schedule
 from bpl_neuro.train.state import INTERVENED, PARAMETERS, Learner, LearnerState, Totals, copied
 from bpl_neuro.train.step import Outcome, Recording, Watch
+from bpl_neuro.train.trained import Trained
 
 __all__ = ["Trainer"]
 
 
-class Trainer:
+class Trainer(Trained):
     """Trains a circuit, its readout and the rule's own parameters on a task.
 
     It holds one `LearnerState`, which is all that changes; the circuit, the readout and the rule stay as they were
@@ -98,47 +99,7 @@ class Trainer:
     def __repr__(self) -> str:
         return f"<Trainer: {self.rule!r}, updates per {self.schedule}; {self.state!r}>"
 
-    # What was given, and what was learned.
-
-    @property
-    def circuit(self) -> Circuit:
-        """The circuit as it was given, with its initial Ψ."""
-        return self.learner.circuit
-
-    @property
-    def readout(self) -> Readout:
-        """The readout as it was given."""
-        return self.learner.readout
-
-    @property
-    def rule(self) -> Rule:
-        """The rule as it was given; `settled_rule` is the form in which it learns."""
-        return self.learner.rule
-
-    @property
-    def settled_rule(self) -> Rule:
-        """The rule in the form that it took with the first batch, with the pathway as it is now."""
-        return self.state.rule
-
-    @property
-    def schedule(self) -> str:
-        """The name, "step" or "trial"."""
-        return self.learner.schedule.name
-
-    @property
-    def weights(self) -> Mapping[str, Any]:
-        """The circuit's weights as they are now, by projection: copies, read-only."""
-        return self.trained_circuit().weights
-
-    @property
-    def theta(self) -> Any:
-        """The rule's own parameters as they are now, flat (a copy), or None."""
-        return self.parameter("theta")
-
-    def parameter(self, name: str) -> Any:
-        """The parameter "psi", "phi" or "theta" as it is now: a copy, or None."""
-        value = self.state.parameter(name)
-        return None if value is None else value.copy()
+    # Training.
 
     def set_parameters(self, **values: Any) -> Trainer:
         """Go on with other values of ``psi``, ``phi`` or ``theta``; moments of the optimisers stay.
@@ -146,75 +107,21 @@ class Trainer:
         Raises
         ------
         ValidationError
-            For an unknown name, a wrong shape, or values that are not finite; nothing is changed then.
+            For an unknown name, a wrong shape, values that are not finite, or weights against the sign of their
+            projection; nothing is changed then.
 
         Notes
         -----
-        What is not plastic keeps the weights that it has, and so does what an intervention has silenced; a weight
-        against the sign of its projection is put at 0, as after an optimiser's step.
+        What is not plastic keeps the weights that it has, and so does what an intervention has silenced.
         """
         made = self.learner.parameters(values)
         if "psi" in made:
-            self.state.circuit.constrain(made["psi"])
+            circuit = self.state.circuit
+            if circuit.signs is not None and (circuit.signs * made["psi"] < 0).any():
+                raise ValidationError("`psi` has weights against the sign of their projection")
+            circuit.constrain(made["psi"])
         self.state = self.state.replace(**made, spare={})
         return self
-
-    def trained_circuit(self) -> Circuit:
-        """The circuit with what it has learned and what was done to it: to run, to look at, to save."""
-        return self.state.circuit.holding(self.state.psi.copy())
-
-    def trained_readout(self) -> Readout:
-        """The readout with what it has learned."""
-        return self.readout.holding(self.state.phi.copy())
-
-    def run(self, x: Any, *, noise_seed: int | np.random.Generator | None = None) -> tuple[Any, Any]:
-        """States and rates of the trained circuit for inputs (B, T, K); see `Circuit.run`."""
-        return self.state.circuit.run(x, noise_seed=noise_seed)
-
-    def predict(self, x: Any) -> Any:
-        """Outputs of the trained readout for inputs (B, T, K): (B, T, M)."""
-        if isinstance(x, Batch):
-            raise ValidationError("`x` must be an array (trials, steps, inputs), got a Batch; give its `x`")
-        return self.state.readout.output(self.run(x)[1])
-
-    # What a training has seen.
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """One entry per epoch; a copy."""
-        return copied(self.state.log.history)
-
-    @property
-    def losses(self) -> list[float]:
-        """Loss of every batch trained by `fit`; a copy."""
-        return list(self.state.log.losses)
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The parameters with the lowest validation loss, and that loss (a copy); None before there was any."""
-        return copied(self.state.log.best)
-
-    @property
-    def batches(self) -> int:
-        """Batches trained so far."""
-        return self.state.batches
-
-    @property
-    def trials(self) -> int:
-        """Trials trained so far."""
-        return self.state.trials
-
-    @property
-    def epoch(self) -> int:
-        """Epochs completed."""
-        return self.state.log.epoch
-
-    @property
-    def within_epoch(self) -> int:
-        """Batches of the epoch under way."""
-        return self.state.log.within_epoch
-
-    # Training.
 
     def train_batch(self, batch: Batch, watch: Watch | None = None) -> Outcome:
         """Learn from one batch, or from the next piece of a stream (``Batch(…, stream=True)``).
