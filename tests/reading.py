@@ -85,7 +85,10 @@ def _serve(pipe):
             kind, message = "raw", f"{type(error).__name__}: {error}"
         spent = time.process_time() - began
         if kind == "right" and judge:
-            kind, message = _judged(circuit)
+            try:
+                kind, message = _judged(circuit)
+            except Exception as error:
+                kind, message = "raw", f"in a step: {type(error).__name__}: {error}"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         pipe.send((kind, message[:500], spent, peak))
 
