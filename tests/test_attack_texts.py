@@ -7,7 +7,10 @@ circuit whose Jacobian is that of finite differences.
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hostile_texts import HOSTILE, dense
@@ -17,6 +20,7 @@ from reading import Readers
 from tally import tally
 
 import bpl_neuro as bpl
+from bpl_neuro.model.isolated import run_isolated
 
 pytestmark = pytest.mark.attack
 
@@ -99,6 +103,20 @@ def test_many_generated_texts(readers):
     tally("model texts").check()
 
 
+def test_an_isolated_check_is_bounded(tmp_path):
+    """The processor and the clock of a process of its own."""
+    with pytest.raises(bpl.ModelError, match="endless: the check took more than 1 s of processor time"):
+        run_isolated([sys.executable, "-c", "while True: pass"], "endless", processor=1)
+    with pytest.raises(bpl.ModelError, match=r"asleep: the check took longer than 0\.5 s"):
+        run_isolated([sys.executable, "-c", "import time; time.sleep(60)"], "asleep", clock=0.5)
+    assert run_isolated([sys.executable, "-c", "bytearray(10**11)"], "large") == 1  # a MemoryError there
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(HOSTILE["nested powers"])
+    command = [sys.executable, "-m", "bpl_neuro.cli", "check", "--isolated", str(wrong)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "at most 256 is possible" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def special_files(folder):
     """Files that have no end, or no beginning, by name; and links to them."""
     os.mkfifo(folder / "pipe.toml")
@@ -109,7 +127,7 @@ def special_files(folder):
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(folder / "socket.toml"))
     yield from ("pipe", "folder", "large", "sparse", "socket")
-    targets = {name: folder / f"{name}.toml" for name in ("pipe", "folder", "socket", "sparse", "circle")}
+    targets = {name: f"{name}.toml" for name in ("pipe", "folder", "socket", "sparse", "circle")}
     targets |= {"zero": "/dev/zero", "tty": "/dev/tty", "random": "/dev/urandom", "none": "/nowhere"}
     for name, target in targets.items():
         link = f"link-{name}" if name != "circle" else name
@@ -120,7 +138,7 @@ def special_files(folder):
 
 def test_special_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a socket's path may have 100 characters only
-    for name in special_files(tmp_path.relative_to(tmp_path)):
+    for name in special_files(Path(".")):
         began = time.monotonic()
         tally("special files").attempt(name, lambda name=name: bpl.Model.load(f"{name}.toml"))
         assert time.monotonic() - began < 5

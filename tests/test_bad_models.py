@@ -360,3 +360,11 @@ def test_an_unknown_key_is_told_the_known_ones(loc, known):
     text = f'[populations.cortex]\nequations = ""\nrate = "r"\ninputs = ["u"]\n[{loc}]\nsise = 3\n'
     with pytest.raises(bpl.ModelError, match=f"sise: unknown key .*; known: {known}"):
         bpl.Model.from_toml(text)
+
+
+def test_a_power_of_a_negative_parameter_is_refused():
+    """Of plain numbers Python makes a complex one."""
+    text = f"dr/dt = (-r + (-k)**k*u)/tau : 1\nu : 1\nk : 1\n{TAU}"
+    model = equations(text, parameters={"tau": "5*ms", "k": 1.3})
+    with pytest.raises(bpl.ModelError, match="not a real number"):
+        bpl.Circuit(model(), 2, 2)

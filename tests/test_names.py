@@ -100,62 +100,23 @@ to = "{population}.{drive}"
 delay = "3*ms"
 """
 PLACES = {"state": "q", "sub": "w", "drive": "u", "parameter": "z", "population": "cortex"}
-CUDA_WORDS = [
-    "int",
-    "double",
-    "float",
-    "char",
-    "void",
-    "const",
-    "static",
-    "inline",
-    "auto",
-    "extern",
-    "struct",
-    "union",
-    "register",
-    "volatile",
-    "restrict",
-    "long",
-    "short",
-    "unsigned",
-    "switch",
-    "case",
-    "goto",
-    "template",
-    "typename",
-    "class",
-    "namespace",
-    "operator",
-    "new",
-    "delete",
-    "this",
-    "bool",
-    "true",
-    "false",
-    "nullptr",
-    "threadIdx",
-    "blockIdx",
-    "blockDim",
-    "gridDim",
-    "warpSize",
-    "__global__",
-    "__device__",
-    "REAL",
-    "EACH",
-    "index_t",
-    "rows",
-    "columns",
-    "c",
-    "A0",
-    "R0",
-    "INFINITY",
-    "NAN",
-]
+CUDA_WORDS = (
+    "int double float char void const static inline auto extern struct union register volatile restrict long short "
+    "unsigned switch case goto typename class namespace operator new delete this bool true nullptr threadIdx blockIdx "
+    "blockDim gridDim warpSize __global__ __device__ REAL EACH index_t rows columns c A0 R0 r0 INFINITY NAN"
+)
 SYMPY_WORDS = "S E I N O Q pi oo nan zoo beta gamma zeta Lambda lambda Symbol Function Add Mul Pow Eq Abs diff Integer"
 TRIED = sorted(
-    {*names.generated(), *NAMES, *FUNCTIONS, *keyword.kwlist, *keyword.softkwlist, *CUDA_WORDS, *SYMPY_WORDS.split()}
-    | {name for name in dir(np) if name.isidentifier() and name.islower()}
+    {
+        *names.generated(),
+        *NAMES,
+        *FUNCTIONS,
+        *keyword.kwlist,
+        *keyword.softkwlist,
+        *CUDA_WORDS.split(),
+        *SYMPY_WORDS.split(),
+    }
+    | set([name for name in dir(np) if name.islower()][::12])
     | {
         "dtype",
         "xp",
@@ -207,4 +168,4 @@ def test_a_few_names_everywhere():
 @pytest.mark.attack
 def test_every_name_everywhere():
     """Names of the package, of Python, NumPy, SciPy, SymPy, C and CUDA."""
-    of_names([*TRIED, *dir(scipy.special)[::20], *dir(builtins)[::6], *dir(sp)[::40]])
+    of_names([*TRIED, *dir(scipy.special)[::60], *dir(builtins)[::12], *dir(sp)[::80]])

@@ -329,7 +329,9 @@ def _check_computable(
     states = [initial[:, k] for k in range(initial.shape[1])]
     try:
         with np.errstate(all="ignore"):
-            f(states, [np.zeros(len(initial))] * len(neuron.inputs), constants)
+            results = f(states, [np.zeros(len(initial))] * len(neuron.inputs), constants)
+        if any(np.iscomplexobj(result) for result in results):  # a negative parameter to a power that is not whole
+            raise ValueError("a power in it is not a real number")
     except (ArithmeticError, ValueError) as error:
         values = ", ".join(f"{p} = {v}" for p, v in zip(neuron.parameters, constants, strict=False))
         raise ModelError(f"population {name!r}: a step cannot be computed with {values}: {error}") from None

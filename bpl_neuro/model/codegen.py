@@ -89,9 +89,9 @@ def _array_function(
     for k, symbols in enumerate(arguments):
         lines += [f"    {names[s]} = {group(k)}[{j}]" for j, s in enumerate(symbols) if s in used]
     names |= {symbol: str(symbol) for symbol, _ in shared}
-    for together, exprs in _together(shared, arguments):
+    for assigned, exprs in _together(shared, arguments):
         called = emit(exprs[0], names) if len(exprs) == 1 else _emit_together(exprs, names)
-        lines.append(f"    {', '.join(names[s] for s in together)} = {called}")
+        lines.append(f"    {', '.join(names[s] for s in assigned)} = {called}")
     lines.append(f"    return ({''.join(emit(e, names) + ', ' for e in wanted)})")
     source = "\n".join(lines) + "\n"
     space: dict[str, Any] = {"__builtins__": {}, "inf": float("inf")}
