@@ -37,7 +37,10 @@ def same(first, second, seen=None) -> bool:
     if type(first).__module__.startswith("matplotlib"):
         return True  # drawn: what is in a figure has tests of its own
     if hasattr(first, "__dict__") and not isinstance(first, BaseException):
-        a, b = vars(first), vars(second)  # in whatever order they were set
+        # in whatever order they were set; without what making it took, and what is kept to be had again
+        a, b = (
+            {k: v for k, v in vars(x).items() if k not in ("seconds", "_budget", "_identity")} for x in (first, second)
+        )
         return a.keys() == b.keys() and all(same(a[name], b[name], seen) for name in a)
     if hasattr(first, "__slots__"):
         return all(same(getattr(first, n, None), getattr(second, n, None), seen) for n in first.__slots__)

@@ -190,7 +190,7 @@ def test_what_only_a_synthesiser_of_the_states_has_is_refused_by_name(tmp_path):
         lambda: analysis.synapse_trace(circuit, readout, rule, data, theta, (0, 0)),
         lambda: watched_steps(circuit, readout, rule, data, theta, watch=lambda step: step.trace(0, 0)),
     ):
-        with pytest.raises(bpl.ValidationError, match=r'`target` = "state".*CompatibleBPLambda'):
+        with pytest.raises(bpl.ValidationError, match=r'`target` = "state".*CompatibleBPL'):
             look()
     trainer = bpl.Trainer(circuit, readout, rule, schedule="step")
     with pytest.raises(bpl.ValidationError, match='`target` = "state"'):
