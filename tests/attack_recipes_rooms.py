@@ -266,6 +266,7 @@ def _by_seed(value):
 for name in ("figures", "tables", "markdown", "results_text"):
     recipe(f"benchmark.{name}", getattr(benchmark, name), results=A(RESULTS, nothing))
 recipe("benchmark.merge", benchmark.merge, first=A(RESULTS, nothing), second=A(RESULTS, nothing))
+recipe("benchmark.read_record", benchmark.read_record, path=A(new_file(), nothing, ("path", "cannot read")))
 recipe("benchmark.collect", benchmark.collect, folder=A(new_file(), nothing))
 recipe("benchmark.choose", benchmark.choose, tuning=A([RECORD], nothing))
 recipe("benchmark.summarise", benchmark.summarise, values=A(np.ones(3), array(None)))

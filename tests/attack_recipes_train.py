@@ -302,6 +302,14 @@ recipe(
     synapse=A((1, 2), lambda v: _pair(v)),
     trial=A(0, count(0, 1)),
 )
+CURRENT = bpl.BPLambda(bpl.Synthesiser(circuit(), target="current"), trace="full")
+recipe(
+    "analysis.current_synapse_trace",
+    analysis.current_synapse_trace,
+    circuit=the_circuit(), readout=A(readout(), a(bpl.Readout)), rule=A(CURRENT, nothing), batch=A(batch(), a(bpl.Batch)),
+    theta=A(np.ones(CURRENT.initial_theta().size), array(CURRENT.initial_theta().size)),
+    synapse=A(("cortex->cortex", 0, 1, 2), nothing), trial=A(0, count(0, 1)), state=A(0, count(0, 0)),
+)
 recipe("analysis.trial_mean", analysis.trial_mean, values=A(np.ones((4, 2)), either(array(None, None, finite=False), array(0, 2))))
 recipe("analysis.true_later_gradient", lambda **k: analysis.true_later_gradient(**k | ({"steps": _steps()} if k["steps"] is OURS else {})), steps=A(OURS, nothing), gamma=A(0.9, number(0, 1)))
 recipe(

@@ -30,6 +30,7 @@ INSIDE = {
 #: methods of a contract, whatever class has them
 CONTRACT = {
     **dict.fromkeys((name for name in vars(bpl.Rule) if not name.startswith("_")), LOOP),
+    "identity": "takes nothing",
     **dict.fromkeys(("init", "step"), "an optimiser's or a rule's contract with the time loop"),
     **dict.fromkeys(
         (name for name in vars(bpl.Synthesiser) if not name.startswith("_") and name != "initial_theta"), LOOP

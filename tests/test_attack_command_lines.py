@@ -83,7 +83,7 @@ def test_a_hostile_line(name, capfd, tmp_path, monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device", "run/summary.json"), 1, "No space left"),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "Permission denied"), (MemoryError(), 1, "out of memory"),
         (UnicodeEncodeError("ascii", "ü", 0, 1, "ordinal not in range"), 1, "ascii"), (RecursionError(), 1, "nested"),
-        (KeyboardInterrupt(), 130, "interrupted"), (BrokenPipeError(), 1, ""), (RuntimeError("a bug"), 1, "RuntimeError: a bug"),
+        (KeyboardInterrupt(), 130, "interrupted"), (RuntimeError("a bug"), 1, "RuntimeError: a bug"),
         (ZeroDivisionError(), 1, "ZeroDivisionError"), (SystemExit(3), 3, ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -93,7 +93,6 @@ def test_whatever_reaches_main(error, status, says, capfd, monkeypatch):
         raise error
 
     monkeypatch.setattr(cli, "available_simulations", fails)
-    monkeypatch.setattr(os, "dup2", lambda *_: None)  # stdout is the tests'
     found, said = run(capfd, ["list"])
     assert found == status and says in said and said.count("\n") == bool(says) and "Traceback" not in said
 
@@ -125,7 +124,7 @@ def test_a_reader_that_has_gone(tmp_path):
         timeout=60,
     )
     os.close(writing)
-    assert ended.returncode == 1 and not ended.stderr
+    assert ended.returncode == 0 and not ended.stderr  # nothing that is printed ends a run
 
 
 def test_enough_lines():

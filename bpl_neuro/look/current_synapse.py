@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bpl_neuro.checks import instance
+from bpl_neuro.checks import index, instance, shown
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.readout import Readout
 from bpl_neuro.errors import ValidationError
@@ -62,16 +62,18 @@ def current_synapse_trace(
     ValidationError
         For a rule without such a trace; for a place at which there is no synapse.
     """
+    instance("circuit", circuit, Circuit, "a Circuit"), instance("readout", readout, Readout, "a Readout")
     instance("rule", rule, CompatibleBPLambda, 'a rule whose synthesiser has `target` = "current"')
+    instance("batch", batch, Batch, "a Batch")
     if rule.form != "full":
         raise ValidationError('`rule` must hold the full trace: BPLambda(…, trace="full")')
-    if not 0 <= trial < batch.size:
-        raise ValidationError(f"`trial` must lie in 0 … {batch.size - 1}, got {trial}")
+    trial, theta = index("trial", trial, batch.size - 1), circuit.own_array("theta", theta)
+    if theta.shape != (circuit.layout.size,):
+        raise ValidationError(f"`theta` must have shape ({circuit.layout.size},), got {theta.shape}")
     place, population, port, post = _place(circuit, synapse)
     if circuit.mask is not None and not circuit.mask[place]:
-        raise ValidationError(f"`synapse`: there is no plastic synapse {tuple(synapse)}")
-    if not 0 <= state < population.S:
-        raise ValidationError(f"`state` must lie in 0 … {population.S - 1}, got {state}")
+        raise ValidationError(f"`synapse`: there is no plastic synapse {shown(synapse)}")
+    state = index("state", state, population.S - 1)
     host, single = circuit.backend.to_host, batch[trial : trial + 1]
     own = np.zeros((1, circuit.n))
     own[0, population.state_slice.start + post * population.S + state] = 1
@@ -119,22 +121,23 @@ def _place(circuit: Circuit, synapse: Any) -> tuple[int, Any, int, int]:
     """The place of a synapse in Ψ, its target's population, and the port and neuron there."""
     shapes = circuit.layout
     given = tuple(synapse) if isinstance(synapse, Sequence) and not isinstance(synapse, str) else ()
-    if not given or given[0] not in shapes:
+    if not given or not isinstance(given[0], str) or given[0] not in shapes:
         raise ValidationError(
-            f"`synapse` must be (projection, port, post, pre) with a projection of {', '.join(shapes)}; got {synapse!r}"
+            f"`synapse` must be (projection, port, post, pre) with a projection of {', '.join(shapes)}; "
+            f"got {shown(synapse)}"
         )
-    name, index = str(given[0]), given[1:]
-    right = len(index) == len(shapes[name]) and all(
+    name, place = given[0], given[1:]
+    right = len(place) == len(shapes[name]) and all(
         isinstance(k, int | np.integer) and not isinstance(k, bool) and 0 <= k < size
-        for k, size in zip(index, shapes[name], strict=True)
+        for k, size in zip(place, shapes[name], strict=True)
     )
     if not right:
         ranges = ", ".join(f"0 … {size - 1}" for size in shapes[name])
-        raise ValidationError(f"`synapse` of {name} must lie in {ranges}; got {index}")
+        raise ValidationError(f"`synapse` of {name} must lie in {ranges}; got {shown(place)}")
     places = shapes.view(np.arange(shapes.size), name)
     population = next(pop for pop in circuit.populations if pop.name == name.rpartition("->")[2])
     ports = next((s.ports for s in circuit.synapses if s.key == name), range(population.P))
-    return int(places[index]), population, ports[index[0]], index[1]
+    return int(places[place]), population, ports[place[0]], place[1]
 
 
 def _seen(circuit: Circuit, transition: Any, synapse: Sequence[Any]) -> float:

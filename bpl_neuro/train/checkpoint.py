@@ -43,11 +43,13 @@ def save(state: LearnerState, seed: int, path: str | Path) -> None:
 def save_beside(state: LearnerState, seed: int, path: str | Path, history: HistoryFile) -> None:
     """Write a state without what is kept of every batch, which is added to the file beside it first.
 
-    Where that file holds another run's batches it begins anew; as long as that takes, the checkpoint is one whole file.
+    Where that file holds another run's batches it begins anew; as long as that takes, a checkpoint that counted on them
+    is one whole file.
     """
     losses, ends = state.log.losses, state.log.ends
     if not history.follows(losses, ends, lambda: _needed(path)):
-        save(state, seed, path)
+        if _needed(path):
+            save(state, seed, path)
         history.begin()
     history.add(losses, ends)
     _write(state, seed, path, {}, {"records": history.records, "checksum": history.checksum})
