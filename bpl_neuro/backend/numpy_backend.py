@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from bpl_neuro.backend.step_loops import StepLoops
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.codegen import array_function
 
@@ -21,7 +22,7 @@ BLOCK = 2**19
 
 
 @dataclass(frozen=True)
-class NumpyBackend:
+class NumpyBackend(StepLoops):
     """Array namespace `xp`, conversions to and from host arrays, and operations with kernels of their own on a GPU.
 
     `CupyBackend` has the same methods.

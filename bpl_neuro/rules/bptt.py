@@ -56,18 +56,9 @@ class BPTT(Rule):
 
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The sweep back."""
-        wiring = trajectory.rows.wiring
-        cut = window_ends(trajectory.end, self.steps, wiring.xp)
-        cuts = wiring.backend.to_host(cut.any(axis=1))
-        credit = wiring.split(trajectory.c.copy())  # taken apart, as the steps want it on the way back; changed below
-        ways = trajectory.back_through(self.feedback.transition)
-        for t in reversed(range(len(trajectory) - 1)):
-            back = ways.back(t + 1, [[v[t + 1] for v in states] for states in credit])
-            going_on = ~cut[t][:, None] if cuts[t] else True
-            for states, arriving in zip(credit, back, strict=True):
-                for v, more in zip(states, arriving, strict=True):
-                    v[t] += going_on * more
-        return {"psi": trajectory.parameter_gradient(wiring.join(credit))}
+        cut = window_ends(trajectory.end, self.steps, trajectory.rows.wiring.xp)
+        credit = trajectory.back_through(self.feedback.transition).carry_back(trajectory.c, ~cut)
+        return {"psi": trajectory.parameter_gradient(credit)}
 
     def __repr__(self) -> str:
         return f"BPTT({options_text(self)})"
