@@ -1,0 +1,86 @@
+"""How arrays, kernels and BLAS are handed to compiled code: the structures of views.h and loops.c."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.linalg.cython_blas
+
+__all__ = ["Map", "Neurons", "Product", "RunArguments", "Sweep", "Term", "View", "Way", "address", "gemm", "view"]
+
+Index, Pointer = ctypes.c_int64, ctypes.c_void_p
+
+
+def _structure(name: str, **fields: Any) -> Any:
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+View = _structure("View", at=Pointer, step=Index, row=Index, column=Index)
+Map = _structure(
+    "Map", kernel=Pointer, numbers=Pointer, columns=Index, arguments=Index, results=Index, views=ctypes.POINTER(View)
+)
+Product = _structure("Product", sent=View, u=View, w=Pointer, m=Index, k=Index)
+RunArguments = _structure(
+    "RunArguments", T=Index, B=Index, n=Index, N=Index, populations=Index, products=Index, held=Index,
+    advance=ctypes.POINTER(Map), send=ctypes.POINTER(Map), product=ctypes.POINTER(Product), gemm=Pointer,
+    starts=Pointer, sent=Pointer, states=Pointer, rates=Pointer, noise=Pointer, held_at=Pointer, held_value=Pointer,
+    end=Pointer, fresh=Pointer, fresh_rate=Pointer, work=Pointer,
+)  # fmt: skip
+Term = _structure("Term", source=Index, to=Index, factor=View)
+Neurons = _structure(
+    "Neurons", N=Index, S=Index, P=Index, offset=Index, own=Index, credit=Index, A=ctypes.POINTER(Term),
+    C=ctypes.POINTER(Term), v=Pointer, carried=Pointer, received=Pointer,
+)  # fmt: skip
+Way = _structure(
+    "Way", post=Index, pre=Index, port=Index, k=Index, m=Index, slopes=Index, direct=Index, w=Pointer, w_step=Index,
+    D=ctypes.POINTER(Term),
+)  # fmt: skip
+
+
+@functools.cache
+def Sweep(real: Any) -> Any:
+    """The arguments of `carry_back`, in a precision: ctypes' float or double."""
+    return _structure(
+        "Sweep", T=Index, B=Index, n=Index, populations=Index, ways=Index, sums=Index, neurons=ctypes.POINTER(Neurons),
+        way=ctypes.POINTER(Way), gemm=Pointer, errors=Pointer, going_on=Pointer, decay=real, out=Pointer, work=Pointer,
+    )  # fmt: skip
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's first element lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+def view(array: np.ndarray, shape: Sequence[int]) -> Any:
+    """An array (rows, columns), (columns,) or () over a shape of two axes; axes that it lacks, or of length 1, stay.
+
+    Raises
+    ------
+    ValueError
+        If it does not fit.
+    """
+    size, strides, item = array.shape, array.strides, array.itemsize
+    missing = 2 - len(size)
+    steps = [0, 0]
+    for k in range(len(size)):
+        wanted = shape[missing + k]
+        if size[k] == wanted:
+            steps[missing + k] = strides[k] // item
+        elif size[k] != 1:
+            raise ValueError(f"a loop over {tuple(shape)} was given an array of shape {size}")
+    return View(address(array), 0, *steps)
+
+
+@functools.cache
+def gemm(dtype: np.dtype[Any]) -> int:
+    """The address of BLAS's matrix product in a precision: the one that SciPy brings."""
+    capsule = scipy.linalg.cython_blas.__pyx_capi__["sgemm" if dtype == np.float32 else "dgemm"]
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return int(pointer(capsule, name(capsule)))

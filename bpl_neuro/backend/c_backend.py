@@ -1,0 +1,276 @@
+"""C on the CPU, compiled on the user's machine: NumPy's arrays, and loops made from the equations.
+
+What is compiled: a population's map, linearisation, rates and what takes errors back through it; traces and Adam; the
+loops over whole trials, forth and back. Everything else, and every case that these do not cover, is NumPy's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from bpl_neuro.backend.c_arguments import Map, View, address, gemm, view
+from bpl_neuro.backend.c_loops import carry_back, carry_within, roll
+from bpl_neuro.backend.c_source import kernel_source, local_pass_source, loops_source
+from bpl_neuro.backend.compiler import compiled
+from bpl_neuro.backend.numpy_backend import NumpyBackend
+from bpl_neuro.backend.step_loops import Factors, Run
+from bpl_neuro.model.codegen import array_function
+
+__all__ = ["CBackend", "Elementwise"]
+
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+
+
+@dataclass(frozen=True)
+class CBackend(NumpyBackend):
+    """`NumpyBackend`, which says what the methods do, with compiled loops in the place of NumPy's.
+
+    NumPy's form is taken by `elementwise` for arrays of more than two axes or of several types, by `roll` where a state
+    or a rate depends on no state and no input, and by `carry_back` where weights moved on the way.
+
+    Raises
+    ------
+    BackendError
+        Where there is no compiler, or it fails.
+    """
+
+    name: str = "c"
+
+    def __post_init__(self) -> None:
+        loops(DOUBLE)  # so that what is missing is said at once
+
+    def elementwise(
+        self,
+        name: str,
+        arguments: Sequence[Sequence[sp.Symbol]],
+        results: Sequence[sp.Expr],
+        *,
+        first: int | None = None,
+    ) -> Callable[..., tuple[Any, ...]]:
+        """Expressions as one loop for all results, compiled when it is first called."""
+        return Elementwise(name, arguments, results, first)
+
+    def write(self, function: Callable[..., tuple[Any, ...]], out: Sequence[Any], *groups: Sequence[Any]) -> Any:
+        """Call what `elementwise` made, and have its first results written where `out` says; returns all of them."""
+        return function(*groups, out=out)
+
+    def side_by_side(
+        self, function: Callable[..., tuple[Any, ...]], shape: tuple[int, int, int], dtype: Any, *groups: Sequence[Any]
+    ) -> Any:
+        """Call what `elementwise` made: its P results for (B, N) places in one array of shape (B, P, N)."""
+        made = np.empty(shape, dtype)
+        function(*groups, out=[made[:, p] for p in range(shape[1])])
+        return made
+
+    def add_outer(self, target: Any, slope: Any, z: Any) -> None:
+        """target[b, a, j] += slope[b, a] z[b, j], in place; `slope` may be a number."""
+        B, R, m = target.shape
+        if target.strides[2] != target.itemsize or z.dtype != target.dtype:
+            return super().add_outer(target, slope, z)
+        slope, z = np.asarray(slope, target.dtype), np.ascontiguousarray(z)
+        views = (
+            View(address(target), *(s // target.itemsize for s in target.strides)),
+            view(slope, (B, R)),
+            view(z, (B, m)),
+        )
+        loops(target.dtype).add_outer(*map(ctypes.c_int64, (B, R, m)), *map(ctypes.byref, views))
+        return None
+
+    def local_pass(
+        self,
+        e: Any,
+        F: Mapping[tuple[int, int], Any],
+        G: Mapping[tuple[int, int], Any],
+        z: Any,
+        out: Any = None,
+        *,
+        late: Sequence[Any] | None = None,
+        now: Sequence[Any] | None = None,
+    ) -> None:
+        """Move traces on and sum what errors make of them: each trace is read once and written once."""
+        S, B, N, P, m = e.shape
+        values = [*F.values(), *G.values()]
+        there = [value for value in (*values, *(late or ()), *(now or ()), z) if np.ndim(value)]
+        inside = e.strides[3] == m * e.itemsize and e.strides[4] == e.itemsize
+        if any(value.dtype != e.dtype for value in there) or not inside or not e.size:
+            return super().local_pass(e, F, G, z, out, late=late, now=now)
+        entries = [tuple((*key, np.ndim(value) > 0) for key, value in part.items()) for part in (F, G)]
+        source = local_pass_source(S, P, *entries, late is not None, now is not None, e.dtype == SINGLE)
+        z = np.ascontiguousarray(z)
+        arrays = [value for value in values if np.ndim(value)]
+        views = [view(z, (B, m)), *(view(value, (B, N)) for value in (*arrays, *(late or ()), *(now or ())))]
+        if late is not None or now is not None:
+            views.append(View(address(out), *(s // e.itemsize for s in out.strides)))
+        numbers = np.array([value for value in values if not np.ndim(value)] or [0], e.dtype)
+        steps = (stride // e.itemsize for stride in e.strides[:3])
+        compiled(source).local_pass(
+            *map(ctypes.c_int64, (B, N, m)), ctypes.c_void_p(address(e)), *map(ctypes.c_int64, steps),
+            (View * len(views))(*views), ctypes.c_void_p(address(numbers)),
+        )  # fmt: skip
+        return None
+
+    def trace_sum(self, e: Any, signal: Sequence[Any], out: Any) -> None:
+        """Σ_B Σ_l signal_l e_l; e stays."""
+        self.local_pass(e, {}, {}, e[0, :, 0, 0], out, now=signal)  # some z, of which nothing is made
+
+    def adam(
+        self, parameter: Any, gradient: Any, m: Any, v: Any, out: tuple[Any, Any, Any] | None = None, *,
+        rate: float, beta1: float, beta2: float, correction2: float, epsilon: float, most: float = math.inf,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        """New parameter and moments, in one pass."""
+        dtype = parameter.dtype
+        new = out or tuple(np.empty(parameter.shape, dtype) for _ in range(3))
+        if any(array.dtype != dtype for array in (gradient, m, v, *new)):
+            return super().adam(
+                parameter, gradient, m, v, out, rate=rate, beta1=beta1, beta2=beta2, correction2=correction2,
+                epsilon=epsilon, most=most,
+            )  # fmt: skip
+        arrays = [*map(np.ascontiguousarray, (parameter, gradient, m, v)), *new]
+        numbers = np.array([rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon, most], dtype)
+        pointers = [ctypes.c_void_p(address(array)) for array in (*arrays, numbers)]
+        loops(dtype).adam(ctypes.c_int64(parameter.size), *pointers)
+        return new  # type: ignore[return-value]
+
+    def roll(
+        self,
+        circuit: Any,
+        run: Run,
+        x: Any,
+        *,
+        end: Any = None,
+        rng: np.random.Generator | None = None,
+        linearise: bool = True,
+    ) -> Factors:
+        """All steps of a run in one call, linearised on the way."""
+        made = roll(loops(run.states.dtype), gemm(run.states.dtype), circuit, run, end, rng, linearise)
+        return super().roll(circuit, run, x, end=end, rng=rng, linearise=linearise) if made is None else made
+
+    def carry_back(
+        self, ways: Any, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, sums: bool = True
+    ) -> Any:
+        """Errors back through whole trials in one call."""
+        if ways.moved is not None:
+            return super().carry_back(ways, errors, going_on, decay, part, sums=sums)
+        return carry_back(loops(errors.dtype), gemm(errors.dtype), ways, errors, going_on, decay, part, sums)
+
+    def carry_within(
+        self, wiring: Any, errors: Any, going_on: Any, decay: float, blocks: Sequence[Mapping[tuple[int, int], Any]]
+    ) -> Any:
+        """The same within neurons."""
+        return carry_within(loops(errors.dtype), wiring, errors, going_on, decay, blocks)
+
+
+@functools.cache
+def loops(dtype: np.dtype[Any]) -> ctypes.CDLL:
+    """`loops.c` in a precision."""
+    return compiled(loops_source(dtype == SINGLE))
+
+
+class Elementwise:
+    """Expressions as compiled loops, one for each pattern of arrays and numbers that they are called with.
+
+    What depends on arrays of the most axes is computed there; the rest, of parameters alone, by NumPy.
+    """
+
+    def __init__(
+        self, name: str, groups: Sequence[Sequence[sp.Symbol]], results: Sequence[sp.Expr], first: int | None
+    ) -> None:
+        self.name, self.groups, self.results, self.first = name, groups, tuple(results), first
+        self.symbols = [symbol for group in groups for symbol in group]
+        self.size = len(self.results[:first])
+        self._made: dict[Any, Compiled] = {}
+
+    def __call__(self, *groups: Sequence[Any], out: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """Results for groups of (B, N) or (N,) arrays and numbers; the first are written into `out`."""
+        inputs: list[Any] = [  # a group that no result needs may be left empty
+            values[j] if j < len(values) else 0.0
+            for symbols, values in zip(self.groups, groups, strict=True)
+            for j in range(len(symbols))
+        ]
+        axes = tuple([getattr(value, "ndim", 0) for value in inputs])
+        arrays = [value for value, there in zip(inputs, axes, strict=True) if there]
+        kind = arrays[0].dtype if arrays else DOUBLE
+        top = max(axes, default=0)
+        if not arrays or top > 2 or kind not in (SINGLE, DOUBLE) or any([a.dtype != kind for a in (*arrays, *out)]):
+            return self._by_numpy(groups, out)
+        made = self.compiled(axes, kind == SINGLE)
+        outputs: list[Any] = [None] * self.size
+        if made.others:
+            for k, value in zip(made.others, made.on_host(inputs), strict=True):
+                outputs[k] = value
+                if k < len(out):
+                    out[k][...] = value
+        if made.computed:
+            shape = np.broadcast_shapes(*[a.shape for a in arrays])
+            fresh = iter(np.empty((sum([k >= len(out) for k in made.computed]), *shape), kind))
+            for k in made.computed:
+                outputs[k] = out[k] if k < len(out) else next(fresh)
+            rows, columns = (1, *shape)[-2:]
+            places = [*arrays, *[outputs[k] for k in made.computed]]
+            if rows * columns:
+                views = (View * len(places))(*[view(place, (rows, columns)) for place in places])
+                numbers = made.numbers(inputs)
+                call = Map(made.kernel, address(numbers), columns, len(arrays), len(made.computed), views)
+                loops(kind).elementwise(ctypes.byref(call), ctypes.c_int64(0), ctypes.c_int64(rows))
+        return tuple(outputs)
+
+    def compiled(self, axes: tuple[int, ...], single: bool) -> Compiled:
+        """The loop for arguments of so many axes (0: numbers)."""
+        key = axes, single
+        if key not in self._made:
+            self._made[key] = Compiled(self, axes, single)
+        return self._made[key]
+
+    def _by_numpy(self, groups: Sequence[Sequence[Any]], out: Sequence[Any]) -> tuple[Any, ...]:
+        results = array_function(self.name, self.groups, self.results, np, first=self.first)(*groups)
+        for place, result in zip(out, results, strict=False):
+            place[...] = result
+        return results
+
+
+class Compiled:
+    """An `Elementwise` for one pattern of arguments.
+
+    Attributes
+    ----------
+    computed, others : list of int
+        Results that the kernel computes, and those that NumPy does.
+    kernel : int
+        Its address.
+    dtype : dtype
+    """
+
+    def __init__(self, of: Elementwise, axes: tuple[int, ...], single: bool) -> None:
+        top = max(axes)
+        moving = {symbol for symbol, there in zip(of.symbols, axes, strict=True) if there == top}
+        all_moving = [k for k, expr in enumerate(of.results) if expr.free_symbols & moving]
+        self.computed = [k for k in all_moving if k < of.size]
+        self.others = [k for k in range(of.size) if k not in all_moving]
+        self._is_number = [not there for there in axes]
+        self.dtype = SINGLE if single else DOUBLE
+        self._on_host = array_function(of.name, [of.symbols], [of.results[k] for k in self.others], np)
+        self._moving = [there == top for there in axes]
+        self.kernel = 0
+        if self.computed:
+            # all results that move are told, and the first returned: the same subexpressions, and so the same bits
+            results = tuple(of.results[k] for k in all_moving)
+            arrays = tuple(there > 0 for there in axes)
+            source = kernel_source(tuple(of.symbols), results, arrays, len(self.computed), single)
+            self.library = compiled(source)
+            self.kernel = ctypes.cast(self.library.kernel, ctypes.c_void_p).value or 0
+
+    def on_host(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """Results that depend on parameters alone."""
+        return self._on_host([0.0 if moves else value for value, moves in zip(inputs, self._moving, strict=True)])
+
+    def numbers(self, inputs: Sequence[Any]) -> np.ndarray:
+        """The arguments that are numbers, for the kernel."""
+        return np.array([v for v, number in zip(inputs, self._is_number, strict=True) if number] or [0.0], self.dtype)

@@ -1,0 +1,282 @@
+// The loops of the C backend that do not depend on a model: over places, over the steps of a trial and back.
+//
+// Kernels made from equations come in as pointers, and so does the matrix product of BLAS.
+
+#include <stdlib.h>
+
+// results at `size` places that lie side by side, of arrays and numbers
+typedef void kernel_t(index_t size, const REAL *const *in, const REAL *numbers, REAL *const *out);
+
+// a kernel with what it works on: `in` arguments, then `out` results, each (rows, columns) at every step
+typedef struct {
+    kernel_t *kernel;
+    const REAL *numbers;
+    index_t columns, in, out;
+    const view *views;
+} map;
+
+typedef void gemm_t(
+    char *, char *, int *, int *, int *, REAL *, const REAL *, int *, const REAL *, int *, REAL *, REAL *, int *);
+
+// c (rows, m) ← a (rows, k) · w + factor · c, where w is (k, m), or (m, k) if it is turned
+static void multiply(
+    gemm_t *gemm, index_t rows, index_t m, index_t k, const REAL *a, index_t a_row, const REAL *w, int turned,
+    REAL factor, REAL *c, index_t c_row)
+{
+    char first = turned ? 'T' : 'N', second = 'N';
+    int M = m, N = rows, K = k, lda = turned ? k : m, ldb = a_row, ldc = c_row;
+    REAL one = 1;
+    gemm(&first, &second, &M, &N, &K, &one, w, &lda, a, &ldb, &factor, c, &ldc);
+}
+
+static int side_by_side(const view *v, index_t columns) { return v->column == 1 && v->row == columns; }
+
+static void gather(const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, REAL *to)
+{
+    const REAL *from = v->at + t * v->step + r * v->row + c * v->column;
+    const index_t column = v->column;
+    for (index_t i = 0; i < rows; ++i, from += v->row, to += columns) {
+        if (column == 1)
+            for (index_t j = 0; j < columns; ++j) to[j] = from[j];
+        else
+            for (index_t j = 0; j < columns; ++j) to[j] = from[j * column];
+    }
+}
+
+static void scatter(const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, const REAL *from)
+{
+    REAL *to = v->at + t * v->step + r * v->row + c * v->column;
+    const index_t column = v->column;
+    for (index_t i = 0; i < rows; ++i, to += v->row, from += columns)
+        for (index_t j = 0; j < columns; ++j) to[j * column] = from[j];
+}
+
+// Run a kernel over all rows of a step, tile by tile; what does not lie side by side is copied.
+void elementwise(const map *m, index_t t, index_t rows)
+{
+    const index_t columns = m->columns, all = m->in + m->out;
+    REAL buffer[all][TILE];
+    const REAL *in[all];
+    REAL *out[all];
+    index_t high = columns < TILE ? TILE / columns : 1;
+    while (high > 1 && high * columns % 16 && (high - 1) * columns > TILE / 2) --high;  // whole vectors, if possible
+    const index_t wide = columns < TILE ? columns : TILE;
+    for (index_t r = 0; r < rows; r += high)
+    for (index_t c = 0; c < columns; c += wide) {
+        const index_t h = r + high < rows ? high : rows - r, w = c + wide < columns ? wide : columns - c;
+        for (index_t k = 0; k < m->in; ++k) {
+            const view *v = m->views + k;
+            if (side_by_side(v, columns) || (h == 1 && v->column == 1)) {
+                in[k] = v->at + t * v->step + r * v->row + c;
+            } else {
+                gather(v, t, r, c, h, w, buffer[k]);
+                in[k] = buffer[k];
+            }
+        }
+        for (index_t k = 0; k < m->out; ++k) {
+            const view *v = m->views + m->in + k;
+            const int there = side_by_side(v, columns) || (h == 1 && v->column == 1);
+            out[k] = there ? v->at + t * v->step + r * v->row + c : buffer[m->in + k];
+        }
+        m->kernel(h * w, in, m->numbers, out);
+        for (index_t k = 0; k < m->out; ++k)
+            if (out[k] == buffer[m->in + k]) scatter(m->views + m->in + k, t, r, c, h, w, out[k]);
+    }
+}
+
+// target[b, a, j] += slope[b, a] z[b, j]
+void add_outer(index_t B, index_t R, index_t m, const view *target, const view *slope, const view *z)
+{
+    for (index_t b = 0; b < B; ++b)
+    for (index_t a = 0; a < R; ++a) {
+        const REAL s = AT(*slope, b, a);
+        const REAL *from = z->at + b * z->row;
+        REAL *to = target->at + b * target->step + a * target->row;
+        #pragma omp simd
+        for (index_t j = 0; j < m; ++j) to[j] += s * from[j];
+    }
+}
+
+// One step of Adam on flat vectors: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − rate·m / (√(v/correction2) + ε).
+void adam(
+    index_t size, const REAL *p, const REAL *g, const REAL *m, const REAL *v, REAL *p_new, REAL *m_new, REAL *v_new,
+    const REAL *numbers)
+{
+    const REAL rate = numbers[0], beta1 = numbers[1], rest1 = numbers[2], beta2 = numbers[3], rest2 = numbers[4];
+    const REAL correction2 = numbers[5], epsilon = numbers[6], most = numbers[7];
+    #pragma omp simd
+    for (index_t q = 0; q < size; ++q) {
+        const REAL m_q = beta1 * m[q] + rest1 * g[q], v_q = beta2 * v[q] + rest2 * g[q] * g[q];
+        REAL step = m_q * rate / (sqrt(v_q / correction2) + epsilon);
+        step = step > most ? most : step;
+        step = step < -most ? -most : step;
+        m_new[q] = m_q;
+        v_new[q] = v_q;
+        p_new[q] = p[q] - step;
+    }
+}
+
+// ---- over the steps of a trial
+
+// what arrives at some neighbouring inputs: u (rows, m) += sent (rows, k) · wᵀ
+typedef struct {
+    view sent, u;
+    const REAL *w;
+    index_t m, k;
+} product;
+
+typedef struct {
+    index_t T, B, n, N, populations, products, held;
+    const map *advance, *send;
+    const product *product;
+    gemm_t *gemm;
+    REAL *starts, *sent, *states, *rates;  // (T, B, n), (T, B, N) before and after each step
+    const REAL *noise;                     // (T, B, n) or none
+    const index_t *held_at;                // states that are held, and at what
+    const REAL *held_value;
+    const unsigned char *end;              // (T, B), where trials end on the way, or none
+    const REAL *fresh, *fresh_rate;        // what they start from then
+    REAL *work;                            // (B, largest k)
+} run;
+
+static void arrive(const run *x, const product *p, index_t t)
+{
+    const REAL *sent = p->sent.at + t * p->sent.step;
+    index_t row = p->sent.row;
+    if (p->sent.column != 1) {
+        gather(&p->sent, t, 0, 0, x->B, p->k, x->work);
+        sent = x->work;
+        row = p->k;
+    }
+    multiply(x->gemm, x->B, p->m, p->k, sent, row, p->w, 1, 1, p->u.at + t * p->u.step, p->u.row);
+}
+
+static void restart(const run *x, index_t t, const REAL *fresh, const REAL *after, REAL *next, index_t size)
+{
+    for (index_t b = 0; b < x->B; ++b)
+        memcpy(next + ((t + 1) * x->B + b) * size,
+               x->end[t * x->B + b] ? fresh : after + (t * x->B + b) * size, size * sizeof(REAL));
+}
+
+void roll(const run *x)
+{
+    for (index_t t = 0; t < x->T; ++t) {
+        for (index_t k = 0; k < x->products; ++k) arrive(x, x->product + k, t);
+        for (index_t k = 0; k < x->populations; ++k) elementwise(x->advance + k, t, x->B);
+        REAL *s = x->states + t * x->B * x->n;
+        if (x->noise)
+            for (index_t k = 0; k < x->B * x->n; ++k) s[k] += x->noise[t * x->B * x->n + k];
+        for (index_t b = 0; b < x->B; ++b)
+            for (index_t k = 0; k < x->held; ++k) s[b * x->n + x->held_at[k]] = x->held_value[k];
+        for (index_t k = 0; k < x->populations; ++k) elementwise(x->send + k, t, x->B);
+        if (x->end && t + 1 < x->T) {
+            restart(x, t, x->fresh, x->states, x->starts, x->n);
+            restart(x, t, x->fresh_rate, x->rates, x->sent, x->N);
+        }
+    }
+}
+
+// ---- and back
+
+// what goes from one state or input to another, times a factor (t, rows, N)
+typedef struct {
+    index_t from, to;
+    view factor;
+} term;
+
+// a population: v C for its inputs, and v A for its states
+typedef struct {
+    index_t N, S, P, offset, own, credit;
+    const term *A, *C;
+    REAL *v, *carried, *received;  // (S, B, N), (S, B, N), (B, P, N)
+} neurons;
+
+// through synapses: received (rows, k) · w, times D, to the presynaptic states
+typedef struct {
+    index_t post, pre, port, k, m, slopes, direct;
+    const REAL *w;
+    index_t w_step;
+    const term *D;
+} way;
+
+typedef struct {
+    index_t T, B, n, populations, ways, sums;
+    neurons *neurons;
+    const way *way;
+    gemm_t *gemm;
+    const REAL *errors;              // (T, B, n)
+    const unsigned char *going_on;   // (T, B)
+    REAL decay;
+    REAL *out, *work;                // (T, B, n), (B, largest m)
+} sweep;
+
+static void add_term(const term *x, index_t t, index_t B, index_t N, const REAL *from, index_t from_row, REAL *to,
+    index_t to_row)
+{
+    const REAL *f = x->factor.at + t * x->factor.step;
+    const index_t row = x->factor.row;
+    if (from_row == N && to_row == N && row == N) {
+        #pragma omp simd
+        for (index_t q = 0; q < B * N; ++q) to[q] += from[q] * f[q];
+        return;
+    }
+    for (index_t b = 0; b < B; ++b, f += row, from += from_row, to += to_row) {
+        #pragma omp simd
+        for (index_t i = 0; i < N; ++i) to[i] += from[i] * f[i];
+    }
+}
+
+static void own_part(const sweep *x, neurons *p, index_t t)
+{
+    const index_t B = x->B, N = p->N;
+    memset(p->carried, 0, p->S * B * N * sizeof(REAL));
+    for (index_t k = 0; k < p->own; ++k)
+        add_term(p->A + k, t, B, N, p->v + p->A[k].from * B * N, N, p->carried + p->A[k].to * B * N, N);
+    if (!p->credit) return;
+    memset(p->received, 0, B * p->P * N * sizeof(REAL));
+    for (index_t k = 0; k < p->credit; ++k)
+        add_term(p->C + k, t, B, N, p->v + p->C[k].from * B * N, N, p->received + p->C[k].to * N, p->P * N);
+}
+
+static void through(const sweep *x, const way *w, index_t t)
+{
+    const neurons *post = x->neurons + w->post, *pre = x->neurons + w->pre;
+    const REAL *received = post->received + w->port * post->N, *W = w->w + t * w->w_step;
+    const index_t row = post->P * post->N, size = x->B * pre->N;
+    if (w->direct) {  // D is 1
+        multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 1, pre->carried + w->D->to * size, pre->N);
+        return;
+    }
+    multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 0, x->work, pre->N);
+    for (index_t k = 0; k < w->slopes; ++k)
+        add_term(w->D + k, t, x->B, pre->N, x->work, pre->N, pre->carried + w->D[k].to * size, pre->N);
+}
+
+// What was carried to the end of step t comes to rest there: v_t = errors_t + decay · going_on_t · carried.
+static void rest(const sweep *x, neurons *p, index_t t, int last)
+{
+    for (index_t b = 0; b < x->B; ++b) {
+        const REAL going_on = !last && x->going_on[t * x->B + b];
+        const REAL *errors = x->errors + (t * x->B + b) * x->n + p->offset;
+        REAL *out = x->out + (t * x->B + b) * x->n + p->offset;
+        for (index_t k = 0; k < p->S; ++k) {
+            REAL *v = p->v + (k * x->B + b) * p->N, *carried = p->carried + (k * x->B + b) * p->N;
+            for (index_t i = 0; i < p->N; ++i) {
+                const REAL arriving = last ? 0 : going_on * carried[i];
+                v[i] = errors[i * p->S + k] + (x->decay == 0 ? 0 : x->decay * arriving);
+                out[i * p->S + k] = x->sums ? v[i] : arriving;
+            }
+        }
+    }
+}
+
+void carry_back(const sweep *x)
+{
+    for (index_t t = x->T - 1; t >= 0; --t) {
+        if (t + 1 < x->T) {
+            for (index_t k = 0; k < x->populations; ++k) own_part(x, x->neurons + k, t + 1);
+            for (index_t k = 0; k < x->ways; ++k) through(x, x->way + k, t + 1);
+        }
+        for (index_t k = 0; k < x->populations; ++k) rest(x, x->neurons + k, t, t + 1 == x->T);
+    }
+}
