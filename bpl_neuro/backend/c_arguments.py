@@ -10,7 +10,20 @@ from typing import Any
 import numpy as np
 import scipy.linalg.cython_blas
 
-__all__ = ["Map", "Neurons", "Product", "RunArguments", "Sweep", "Term", "View", "Way", "address", "gemm", "view"]
+__all__ = [
+    "PYTHON",
+    "Map",
+    "Neurons",
+    "Product",
+    "RunArguments",
+    "Sweep",
+    "Term",
+    "View",
+    "Way",
+    "address",
+    "gemm",
+    "views",
+]
 
 Index, Pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -32,12 +45,12 @@ RunArguments = _structure(
 )  # fmt: skip
 Term = _structure("Term", source=Index, to=Index, factor=View)
 Neurons = _structure(
-    "Neurons", N=Index, S=Index, P=Index, offset=Index, own=Index, credit=Index, A=ctypes.POINTER(Term),
-    C=ctypes.POINTER(Term), v=Pointer, carried=Pointer, received=Pointer,
+    "Neurons", N=Index, S=Index, P=Index, offset=Index, own=Index, credit=Index, A=Pointer,
+    C=Pointer, v=Pointer, carried=Pointer, received=Pointer,
 )  # fmt: skip
 Way = _structure(
     "Way", post=Index, pre=Index, port=Index, k=Index, m=Index, slopes=Index, direct=Index, w=Pointer, w_step=Index,
-    D=ctypes.POINTER(Term),
+    D=Pointer,
 )  # fmt: skip
 
 
@@ -50,29 +63,39 @@ def Sweep(real: Any) -> Any:
     )  # fmt: skip
 
 
+class Python(ctypes.Structure):
+    """Those of Python's own functions that loops.c calls."""
+
+    _fields_ = [(name, Pointer) for name in ("get", "release", "item", "clear_error")]
+
+
+PYTHON = ctypes.pointer(
+    Python(
+        *(
+            ctypes.cast(getattr(ctypes.pythonapi, name), Pointer)
+            for name in ("PyObject_GetBuffer", "PyBuffer_Release", "PyTuple_GetItem", "PyErr_Clear")
+        )
+    )
+)
+
+
 def address(array: np.ndarray) -> int:
     """Where an array's first element lies."""
     return int(array.__array_interface__["data"][0])
 
 
-def view(array: np.ndarray, shape: Sequence[int]) -> Any:
-    """An array (rows, columns), (columns,) or () over a shape of two axes; axes that it lacks, or of length 1, stay.
+def views(library: Any, arrays: Sequence[np.ndarray]) -> Any:
+    """The views of arrays of up to three axes, (step, row, column); an axis that is missing is the first.
 
     Raises
     ------
     ValueError
-        If it does not fit.
+        If their type is not the library's.
     """
-    size, strides, item = array.shape, array.strides, array.itemsize
-    missing = 2 - len(size)
-    steps = [0, 0]
-    for k in range(len(size)):
-        wanted = shape[missing + k]
-        if size[k] == wanted:
-            steps[missing + k] = strides[k] // item
-        elif size[k] != 1:
-            raise ValueError(f"a loop over {tuple(shape)} was given an array of shape {size}")
-    return View(address(array), 0, *steps)
+    made = (View * len(arrays))()
+    if not library.views(PYTHON, ctypes.py_object(tuple(arrays)), Index(len(arrays)), made):
+        raise ValueError("arrays of another type than the compiled loops'")
+    return made
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from bpl_neuro.backend.c_arguments import Map, View, address, gemm, view
+from bpl_neuro.backend.c_arguments import PYTHON, address, gemm, views
 from bpl_neuro.backend.c_loops import carry_back, carry_within, roll
 from bpl_neuro.backend.c_source import kernel_source, local_pass_source, loops_source
 from bpl_neuro.backend.compiler import compiled
@@ -75,13 +75,9 @@ class CBackend(NumpyBackend):
         B, R, m = target.shape
         if target.strides[2] != target.itemsize or z.dtype != target.dtype:
             return super().add_outer(target, slope, z)
-        slope, z = np.asarray(slope, target.dtype), np.ascontiguousarray(z)
-        views = (
-            View(address(target), *(s // target.itemsize for s in target.strides)),
-            view(slope, (B, R)),
-            view(z, (B, m)),
-        )
-        loops(target.dtype).add_outer(*map(ctypes.c_int64, (B, R, m)), *map(ctypes.byref, views))
+        slope = np.broadcast_to(np.asarray(slope, target.dtype), (B, R))
+        places = views(with_python(target.dtype), [target, slope, np.ascontiguousarray(z)])
+        loops(target.dtype).add_outer(*map(ctypes.c_int64, (B, R, m)), places)
         return None
 
     def local_pass(
@@ -104,16 +100,14 @@ class CBackend(NumpyBackend):
             return super().local_pass(e, F, G, z, out, late=late, now=now)
         entries = [tuple((*key, np.ndim(value) > 0) for key, value in part.items()) for part in (F, G)]
         source = local_pass_source(S, P, *entries, late is not None, now is not None, e.dtype == SINGLE)
-        z = np.ascontiguousarray(z)
-        arrays = [value for value in values if np.ndim(value)]
-        views = [view(z, (B, m)), *(view(value, (B, N)) for value in (*arrays, *(late or ()), *(now or ())))]
+        arrays = [np.ascontiguousarray(z), *(value for value in values if np.ndim(value)), *(late or ()), *(now or ())]
         if late is not None or now is not None:
-            views.append(View(address(out), *(s // e.itemsize for s in out.strides)))
+            arrays.append(out)
         numbers = np.array([value for value in values if not np.ndim(value)] or [0], e.dtype)
         steps = (stride // e.itemsize for stride in e.strides[:3])
         compiled(source).local_pass(
             *map(ctypes.c_int64, (B, N, m)), ctypes.c_void_p(address(e)), *map(ctypes.c_int64, steps),
-            (View * len(views))(*views), ctypes.c_void_p(address(numbers)),
+            views(with_python(e.dtype), arrays), ctypes.c_void_p(address(numbers)),
         )  # fmt: skip
         return None
 
@@ -150,7 +144,7 @@ class CBackend(NumpyBackend):
         linearise: bool = True,
     ) -> Factors:
         """All steps of a run in one call, linearised on the way."""
-        made = roll(loops(run.states.dtype), gemm(run.states.dtype), circuit, run, end, rng, linearise)
+        made = roll(self, circuit, run, end, rng, linearise)
         return super().roll(circuit, run, x, end=end, rng=rng, linearise=linearise) if made is None else made
 
     def carry_back(
@@ -159,19 +153,37 @@ class CBackend(NumpyBackend):
         """Errors back through whole trials in one call."""
         if ways.moved is not None:
             return super().carry_back(ways, errors, going_on, decay, part, sums=sums)
-        return carry_back(loops(errors.dtype), gemm(errors.dtype), ways, errors, going_on, decay, part, sums)
+        return carry_back(self, ways, errors, going_on, decay, part, sums)
 
     def carry_within(
         self, wiring: Any, errors: Any, going_on: Any, decay: float, blocks: Sequence[Mapping[tuple[int, int], Any]]
     ) -> Any:
         """The same within neurons."""
-        return carry_within(loops(errors.dtype), wiring, errors, going_on, decay, blocks)
+        return carry_within(self, wiring, errors, going_on, decay, blocks)
+
+    def loops(self, dtype: np.dtype[Any]) -> ctypes.CDLL:
+        """`loops.c` in a precision."""
+        return loops(dtype)
+
+    def views(self, arrays: Sequence[np.ndarray]) -> Any:
+        """Views of arrays of one type."""
+        return views(with_python(arrays[0].dtype), arrays)
+
+    def gemm(self, dtype: np.dtype[Any]) -> int:
+        """The address of BLAS's matrix product."""
+        return gemm(dtype)
 
 
 @functools.cache
 def loops(dtype: np.dtype[Any]) -> ctypes.CDLL:
     """`loops.c` in a precision."""
     return compiled(loops_source(dtype == SINGLE))
+
+
+@functools.cache
+def with_python(dtype: np.dtype[Any]) -> ctypes.PyDLL:
+    """The same, for functions that look at Python's objects."""
+    return ctypes.PyDLL(loops(dtype)._name)
 
 
 class Elementwise:
@@ -197,9 +209,9 @@ class Elementwise:
         ]
         axes = tuple([getattr(value, "ndim", 0) for value in inputs])
         arrays = [value for value, there in zip(inputs, axes, strict=True) if there]
-        kind = arrays[0].dtype if arrays else DOUBLE
         top = max(axes, default=0)
-        if not arrays or top > 2 or kind not in (SINGLE, DOUBLE) or any([a.dtype != kind for a in (*arrays, *out)]):
+        kind = arrays[0].dtype if arrays else None
+        if top not in (1, 2) or kind not in (SINGLE, DOUBLE) or any([a.dtype != kind for a in (*arrays, *out)]):
             return self._by_numpy(groups, out)
         made = self.compiled(axes, kind == SINGLE)
         outputs: list[Any] = [None] * self.size
@@ -209,17 +221,17 @@ class Elementwise:
                 if k < len(out):
                     out[k][...] = value
         if made.computed:
-            shape = np.broadcast_shapes(*[a.shape for a in arrays])
+            shape = next(a.shape for a in arrays if a.ndim == top)
             fresh = iter(np.empty((sum([k >= len(out) for k in made.computed]), *shape), kind))
             for k in made.computed:
                 outputs[k] = out[k] if k < len(out) else next(fresh)
-            rows, columns = (1, *shape)[-2:]
-            places = [*arrays, *[outputs[k] for k in made.computed]]
-            if rows * columns:
-                views = (View * len(places))(*[view(place, (rows, columns)) for place in places])
-                numbers = made.numbers(inputs)
-                call = Map(made.kernel, address(numbers), columns, len(arrays), len(made.computed), views)
-                loops(kind).elementwise(ctypes.byref(call), ctypes.c_int64(0), ctypes.c_int64(rows))
+            fits = with_python(kind).elementwise_of(
+                PYTHON, made.kernel, made.numbers(inputs), ctypes.c_int64(shape[-2] if top == 2 else 1),
+                ctypes.c_int64(shape[-1]), made.arguments, made.wanted,
+                ctypes.py_object((*arrays, *[outputs[k] for k in made.computed])),
+            )  # fmt: skip
+            if not fits:
+                return self._by_numpy(groups, out)
         return tuple(outputs)
 
     def compiled(self, axes: tuple[int, ...], single: bool) -> Compiled:
@@ -243,8 +255,10 @@ class Compiled:
     ----------
     computed, others : list of int
         Results that the kernel computes, and those that NumPy does.
-    kernel : int
-        Its address.
+    kernel, address : function, int
+        The kernel, and where it is.
+    arguments, wanted : c_int64
+        How many arrays go in and come out.
     dtype : dtype
     """
 
@@ -258,19 +272,25 @@ class Compiled:
         self.dtype = SINGLE if single else DOUBLE
         self._on_host = array_function(of.name, [of.symbols], [of.results[k] for k in self.others], np)
         self._moving = [there == top for there in axes]
-        self.kernel = 0
+        self.address = 0
+        self.arguments, self.wanted = ctypes.c_int64(sum(map(bool, axes))), ctypes.c_int64(len(self.computed))
+        self._numbers: tuple[Any, Any] = (None, None)
         if self.computed:
             # all results that move are told, and the first returned: the same subexpressions, and so the same bits
             results = tuple(of.results[k] for k in all_moving)
             arrays = tuple(there > 0 for there in axes)
-            source = kernel_source(tuple(of.symbols), results, arrays, len(self.computed), single)
-            self.library = compiled(source)
-            self.kernel = ctypes.cast(self.library.kernel, ctypes.c_void_p).value or 0
+            library = compiled(kernel_source(tuple(of.symbols), results, arrays, len(self.computed), single))
+            self.kernel = library.kernel
+            self.address = ctypes.cast(self.kernel, ctypes.c_void_p).value or 0
 
     def on_host(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
         """Results that depend on parameters alone."""
         return self._on_host([0.0 if moves else value for value, moves in zip(inputs, self._moving, strict=True)])
 
-    def numbers(self, inputs: Sequence[Any]) -> np.ndarray:
-        """The arguments that are numbers, for the kernel."""
-        return np.array([v for v, number in zip(inputs, self._is_number, strict=True) if number] or [0.0], self.dtype)
+    def numbers(self, inputs: Sequence[Any]) -> Any:
+        """The arguments that are numbers, for the kernel; mostly those of the last time."""
+        values = [value for value, number in zip(inputs, self._is_number, strict=True) if number]
+        if values != self._numbers[0]:
+            self._numbers = values, (ctypes.c_float if self.dtype == SINGLE else ctypes.c_double)
+            self._numbers = values, (self._numbers[1] * (len(values) or 1))(*map(float, values))
+        return self._numbers[1]

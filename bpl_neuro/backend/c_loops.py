@@ -8,24 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.backend.c_arguments import (
-    Map,
-    Neurons,
-    Product,
-    RunArguments,
-    Sweep,
-    Term,
-    View,
-    Way,
-    address,
-)
+from bpl_neuro.backend.c_arguments import Map, Neurons, Product, RunArguments, Sweep, Term, Way, address
 from bpl_neuro.backend.step_loops import Factors, Run
 
 __all__ = ["carry_back", "carry_within", "roll"]
 
 
 def roll(
-    library: ctypes.CDLL, gemm: int, circuit: Any, run: Run, end: Any, rng: np.random.Generator | None, linearise: bool
+    backend: Any, circuit: Any, run: Run, end: Any, rng: np.random.Generator | None, linearise: bool
 ) -> Factors | None:
     """`StepLoops.roll` in one call; None where a state or a rate depends on no state and no input."""
     (T, B, n), dtype = run.states.shape, run.states.dtype
@@ -41,21 +31,28 @@ def roll(
     noise = None
     if rng is not None and circuit.noisy:
         noise = np.stack([circuit.draw_noise(rng, B) for _ in range(T)])
-    factors, slopes, advances, sends = [], [], [], []
+    factors, slopes = [], []
+    advances: list[Any] = []
+    sends: list[Any] = []
     for pop, u, (advance, send) in zip(pops, run.u, made, strict=True):
-        factors.append([np.empty((T, B, pop.N), dtype) for _ in advance.computed[pop.S :]])
-        slopes.append([np.empty((T + 1, B, pop.N), dtype) for _ in send.computed[1:]])
+        factors.append(np.empty((len(advance.computed) - pop.S, T, B, pop.N), dtype))
+        slopes.append(np.empty((len(send.computed) - 1, T + 1, B, pop.N), dtype))
         before, after = (_states(part, pop) for part in (run.starts, run.states))
-        rate = _view(run.rates[..., pop.rate_slice])
-        parameters = [View(address(p), 0, 0, 1) for p in pop.parameters if np.ndim(p)]
-        received = [_view(u[:, :, p]) for p in range(pop.P)]
-        advances.append(_map(
-            advance, pop, [*before, *received, *parameters], [*after, *map(_view, factors[-1])], 0.0, kept
-        ))  # fmt: skip
-        sends.append(_map(
-            send, pop, [*after, *parameters], [rate, *(_view(d[1:]) for d in slopes[-1])], pop.P * [0.0], kept
-        ))  # fmt: skip
-    products = list(_products(circuit, run, kept))
+        parameters = [p for p in pop.parameters if np.ndim(p)]
+        received = [u[:, :, p] for p in range(pop.P)]
+        blank = [0.0] * (pop.S + pop.P)
+        for maps, one, arguments, results in (
+            (advances, advance, [*before, *received], [*after, *factors[-1]]),
+            (sends, send, after, [run.rates[..., pop.rate_slice], *slopes[-1][:, 1:]]),
+        ):
+            places = [*arguments, *parameters, *results]
+            numbers = one.numbers([*blank, *pop.parameters])
+            kept.append(numbers)
+            maps.append(Map(
+                one.address, ctypes.cast(numbers, ctypes.c_void_p), pop.N, len(places) - len(results), len(results),
+                backend.views(places),
+            ))  # fmt: skip
+    products = list(_products(backend, circuit, run, kept))
     held = [(pop.state_slice.start + unit * pop.S, value) for q, units, values in circuit.held()
             for pop in [pops[q]] for unit, value in zip(units, values, strict=True)]  # fmt: skip
     held_at, held_value = np.array([k for k, _ in held], np.int64), np.array([v for _, v in held], dtype)
@@ -69,10 +66,10 @@ def roll(
     arguments = RunArguments(
         T=T, B=B, n=n, N=circuit.rates, populations=len(pops), products=len(products), held=len(held),
         advance=(Map * len(pops))(*advances), send=(Map * len(pops))(*sends),
-        product=(Product * len(products))(*products), gemm=gemm,
+        product=(Product * len(products))(*products), gemm=backend.gemm(dtype),
         **{key: None if array is None else address(array) for key, array in arrays.items()},
     )  # fmt: skip
-    library.roll(ctypes.byref(arguments))
+    backend.loops(dtype).roll(ctypes.byref(arguments))
     return _factors(circuit, run, end, made, factors, slopes) if linearise else Factors()
 
 
@@ -86,26 +83,13 @@ def _compiled(pop: Any, advance: Any, send: Any, dtype: Any) -> tuple[Any, Any]:
     )
 
 
-def _map(made: Any, pop: Any, arguments: Sequence[Any], results: Sequence[Any], absent: Any, kept: list[Any]) -> Any:
-    """A kernel with its views; `absent` are numbers in the place of inputs."""
-    values = [*(absent or ()), *(p for p in pop.parameters if not np.ndim(p))]
-    numbers = np.array(values or [0.0], made.dtype)
-    kept.append(numbers)
-    views = (View * (len(arguments) + len(results)))(*arguments, *results)
-    return Map(made.kernel, address(numbers), pop.N, len(arguments), len(results), views)
+def _states(s: np.ndarray, pop: Any) -> list[np.ndarray]:
+    """Each state variable of a population, (T, B, N), of flat states (T, B, n)."""
+    first, last = pop.state_slice.start, pop.state_slice.stop
+    return [s[:, :, first + k : last : pop.S] for k in range(pop.S)]
 
 
-def _view(array: np.ndarray) -> Any:
-    """An array (T, rows, columns)."""
-    return View(address(array), *(stride // array.itemsize for stride in array.strides))
-
-
-def _states(s: np.ndarray, pop: Any) -> list[Any]:
-    """Views of each state variable of flat states (T, B, n)."""
-    return [_view(s[:, :, pop.state_slice][:, :, k :: pop.S]) for k in range(pop.S)]
-
-
-def _products(circuit: Any, run: Run, kept: list[Any]) -> Iterator[Any]:
+def _products(backend: Any, circuit: Any, run: Run, kept: list[Any]) -> Iterator[Any]:
     """The recurrent products, one for each run of neighbouring ports."""
     for synapses in circuit.synapses:
         if synapses.pre is None:
@@ -113,11 +97,10 @@ def _products(circuit: Any, run: Run, kept: list[Any]) -> Iterator[Any]:
         pre, post, u = circuit.populations[synapses.pre], circuit.populations[synapses.post], run.u[synapses.post]
         W = np.ascontiguousarray(circuit.weights[synapses.key])
         kept.append(W)
-        sent = _view(run.sent[..., pre.rate_slice])
-        if synapses.line is not None:
-            sent = _states(run.starts, pre)[synapses.line]
+        sent = run.sent[..., pre.rate_slice] if synapses.line is None else _states(run.starts, pre)[synapses.line]
         for first, count, place in _runs(synapses.ports):
-            yield Product(sent, _view(u[:, :, first]), address(W[place]), count * post.N, pre.N)
+            arriving, received = backend.views([sent, u[:, :, first]])
+            yield Product(arriving, received, address(W[place]), count * post.N, pre.N)
 
 
 def _runs(ports: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -157,33 +140,30 @@ def _factors(circuit: Any, run: Run, end: Any, made: Any, factors: Any, slopes: 
     return Factors(tuple(before), tuple(after), A, C)
 
 
-def carry_back(
-    library: ctypes.CDLL, gemm: int, ways: Any, errors: Any, going_on: Any, decay: float, part: str, sums: bool
-) -> Any:
+def carry_back(backend: Any, ways: Any, errors: Any, going_on: Any, decay: float, part: str, sums: bool) -> Any:
     """`StepLoops.carry_back` in one call."""
     wiring, (A, C, slopes, weights) = ways.rows.wiring, ways.ways
-    pops = wiring.populations
     sweep = _Sweep(wiring, errors)
-    for pop, own, credit in zip(pops, A, C, strict=True):
+    for pop, own, credit in zip(wiring.populations, A, C, strict=True):
         sweep.add(
-            pop, zip(pop.a_keys, own, strict=True) if part != "between" else (),
-            zip(pop.c_keys, credit, strict=True) if part != "within" else (),
+            pop, dict(zip(pop.a_keys, own, strict=True)) if part != "between" else {},
+            dict(zip(pop.c_keys, credit, strict=True)) if part != "within" else {},
         )  # fmt: skip
     for synapses, (D, _), W in zip(wiring.synapses, slopes, weights, strict=True):
         if synapses.pre is not None and part != "within":
             sweep.add_way(synapses, D, W)
-    return sweep(library, gemm, going_on, decay, sums)
+    return sweep(backend, going_on, decay, sums)
 
 
 def carry_within(
-    library: ctypes.CDLL, wiring: Any, errors: Any, going_on: Any, decay: float,
+    backend: Any, wiring: Any, errors: Any, going_on: Any, decay: float,
     blocks: Sequence[Mapping[tuple[int, int], Any]],
 ) -> Any:  # fmt: skip
     """`StepLoops.carry_within` in one call."""
     sweep = _Sweep(wiring, errors)
     for pop, entries in zip(wiring.populations, blocks, strict=True):
-        sweep.add(pop, entries.items(), ())
-    return sweep(library, None, going_on, decay, True)
+        sweep.add(pop, entries, {})
+    return sweep(backend, going_on, decay, True)
 
 
 class _Sweep:
@@ -192,49 +172,59 @@ class _Sweep:
     def __init__(self, wiring: Any, errors: np.ndarray) -> None:
         self.wiring, self.errors = wiring, np.ascontiguousarray(errors)
         self.dtype, (self.T, self.B, self.n) = errors.dtype, errors.shape
-        self.neurons: list[Any] = []
-        self.ways: list[Any] = []
-        self.kept: list[Any] = []
+        self.own: list[tuple[Any, Any, Any]] = []
+        self.ways: list[tuple[Any, ...]] = []
+        #: factors of all terms, one after another, and of each where it comes from and goes to
+        self.factors: list[np.ndarray] = []
+        self.keys: list[tuple[int, int]] = []
 
-    def add(self, pop: Any, own: Any, credit: Any) -> None:
-        """A population, with its entries (k, l), A_kl and (k, p), C_kp."""
-        A, C = ([self._term(key, value, pop.N) for key, value in entries] for entries in (own, credit))
-        v, carried = np.empty((2, pop.S, self.B, pop.N), self.dtype)
-        received = np.empty((self.B, pop.P, pop.N), self.dtype)
-        self.kept += [v, received]
-        self.neurons.append(Neurons(
-            pop.N, pop.S, pop.P, pop.state_slice.start, len(A), len(C), (Term * len(A))(*A), (Term * len(C))(*C),
-            address(v), address(carried), address(received),
-        ))  # fmt: skip
+    def add(self, pop: Any, own: Mapping[tuple[int, int], Any], credit: Mapping[tuple[int, int], Any]) -> None:
+        """A population, with its entries A[k, l] and C[k, p]."""
+        self.own.append((pop, self._terms(own, pop.N), self._terms(credit, pop.N)))
 
     def add_way(self, synapses: Any, D: Mapping[int, Any], W: Any) -> None:
         """A group of synapses, with the slopes of what it sends."""
-        pre, post = self.wiring.populations[synapses.pre], self.wiring.populations[synapses.post]
-        W = np.ascontiguousarray(W, self.dtype)
-        self.kept.append(W)
-        slopes = [self._term((0, j), d, pre.N) for j, d in D.items()]
+        pre = self.wiring.populations[synapses.pre]
         direct = len(D) == 1 and all(type(d) is int and d == 1 for d in D.values())
-        for first, count, place in _runs(synapses.ports):
-            self.ways.append(Way(
-                synapses.post, synapses.pre, first, count * post.N, pre.N, len(D), direct,
-                address(W[place * post.N :]), 0, (Term * len(D))(*slopes),
-            ))  # fmt: skip
+        terms = self._terms({(0, j): d for j, d in D.items()}, pre.N)
+        self.ways.append((synapses, np.ascontiguousarray(W, self.dtype), direct, terms))
 
-    def _term(self, key: tuple[int, int], value: Any, N: int) -> Any:
-        """An entry that is a number, (N,) or (T, B, N); all become rows of N."""
-        rows = np.ascontiguousarray(value if np.ndim(value) else np.full(N, value), self.dtype)
-        self.kept.append(rows)
-        moving = rows.ndim == 3
-        return Term(*key, View(address(rows), self.B * N if moving else 0, N if moving else 0, 1))
+    def _terms(self, entries: Mapping[tuple[int, int], Any], N: int) -> slice:
+        """Entries that are numbers, (N,) or (T, B, N) arrays; numbers become rows of N."""
+        first = len(self.keys)
+        for key, value in entries.items():
+            self.keys.append(key)
+            self.factors.append(np.asarray(value, self.dtype) if np.ndim(value) else np.full(N, value, self.dtype))
+        return slice(first, len(self.keys))
 
-    def __call__(self, library: ctypes.CDLL, gemm: int | None, going_on: Any, decay: float, sums: bool) -> Any:
+    def __call__(self, backend: Any, going_on: Any, decay: float, sums: bool) -> Any:
         """Go back."""
+        terms = backend.views(self.factors) if self.factors else []
+        terms = (Term * len(self.keys))(*[(*key, view) for key, view in zip(self.keys, terms, strict=True)])
+        at = ctypes.addressof(terms)
         out, going_on = np.empty_like(self.errors), np.ascontiguousarray(going_on)
-        work = np.empty(self.B * max((way.m for way in self.ways), default=0), self.dtype)
+        sizes = [(2 * pop.S + pop.P) * self.B * pop.N for pop, _, _ in self.own]
+        work = np.empty(sum(sizes) + self.B * max(pop.N for pop, _, _ in self.own), self.dtype)
+        place, item, neurons, ways = address(work), self.dtype.itemsize, [], []
+        for size, (pop, own, credit) in zip(sizes, self.own, strict=True):
+            block = pop.S * self.B * pop.N * item
+            neurons.append(Neurons(
+                pop.N, pop.S, pop.P, pop.state_slice.start, own.stop - own.start, credit.stop - credit.start,
+                at + own.start * ctypes.sizeof(Term), at + credit.start * ctypes.sizeof(Term),
+                place, place + block, place + 2 * block,
+            ))  # fmt: skip
+            place += size * item
+        for synapses, W, direct, D in self.ways:
+            pre, post = self.wiring.populations[synapses.pre], self.wiring.populations[synapses.post]
+            for first, count, row in _runs(synapses.ports):
+                ways.append(Way(
+                    synapses.post, synapses.pre, first, count * post.N, pre.N, D.stop - D.start, direct,
+                    address(W[row * post.N :]), 0, at + D.start * ctypes.sizeof(Term),
+                ))  # fmt: skip
         arguments = Sweep(ctypes.c_float if self.dtype == np.float32 else ctypes.c_double)(
-            T=self.T, B=self.B, n=self.n, populations=len(self.neurons), ways=len(self.ways), sums=sums,
-            neurons=(Neurons * len(self.neurons))(*self.neurons), way=(Way * len(self.ways))(*self.ways), gemm=gemm,
-            errors=address(self.errors), going_on=address(going_on), decay=decay, out=address(out), work=address(work),
+            T=self.T, B=self.B, n=self.n, populations=len(neurons), ways=len(ways), sums=sums,
+            neurons=(Neurons * len(neurons))(*neurons), way=(Way * len(ways))(*ways), gemm=backend.gemm(self.dtype),
+            errors=address(self.errors), going_on=address(going_on), decay=decay, out=address(out), work=place,
         )  # fmt: skip
-        library.carry_back(ctypes.byref(arguments))
+        backend.loops(self.dtype).carry_back(ctypes.byref(arguments))
         return out

@@ -84,9 +84,79 @@ void elementwise(const map *m, index_t t, index_t rows)
     }
 }
 
-// target[b, a, j] += slope[b, a] z[b, j]
-void add_outer(index_t B, index_t R, index_t m, const view *target, const view *slope, const view *z)
+// ---- Python's arrays
+
+// Py_buffer, and those of Python's functions that are called, so that no header of Python's is needed
+typedef struct {
+    void *at, *owner;
+    intptr_t length, item;
+    int read_only, axes;
+    char *format;
+    intptr_t *shape, *strides, *suboffsets;
+    void *internal;
+} buffer;
+
+typedef struct {
+    int (*get)(void *, buffer *, int);
+    void (*release)(buffer *);
+    void *(*item)(void *, intptr_t);
+    void (*clear_error)(void);
+} python;
+
+#define STRIDES 0x18
+
+// The views of a tuple's arrays; 0 unless all have the right size of element. They stay valid while the arrays do.
+static int look(const python *py, void *arrays, index_t count, view *out, intptr_t (*shapes)[3])
 {
+    for (index_t k = 0; k < count; ++k) {
+        buffer b;
+        if (py->get(py->item(arrays, k), &b, STRIDES)) {
+            py->clear_error();
+            return 0;
+        }
+        const int fits = b.item == sizeof(REAL) && b.axes <= 3;
+        out[k] = (view){b.at, 0, 0, 0};
+        index_t steps[3] = {0, 0, 0};
+        for (int a = 0; fits && a < b.axes; ++a) {
+            steps[3 - b.axes + a] = b.strides[a] / (intptr_t)sizeof(REAL);
+            if (shapes) shapes[k][3 - b.axes + a] = b.shape[a];
+        }
+        for (int a = 0; shapes && a < 3 - b.axes; ++a) shapes[k][a] = 1;
+        out[k].step = steps[0], out[k].row = steps[1], out[k].column = steps[2];
+        py->release(&b);
+        if (!fits) return 0;
+    }
+    return 1;
+}
+
+int views(const python *py, void *arrays, index_t count, view *out) { return look(py, arrays, count, out, 0); }
+
+// `elementwise` of arrays that are stretched over (rows, columns), arguments first; 0 unless all fit.
+int elementwise_of(
+    const python *py, kernel_t *kernel, const REAL *numbers, index_t rows, index_t columns, index_t in, index_t out,
+    void *arrays)
+{
+    view places[in + out];
+    intptr_t shapes[in + out][3];
+    if (!look(py, arrays, in + out, places, shapes)) return 0;
+    for (index_t k = 0; k < in + out; ++k) {
+        const int row = shapes[k][1] == rows, column = shapes[k][2] == columns;
+        if (shapes[k][0] != 1 || (!row && shapes[k][1] != 1) || (!column && shapes[k][2] != 1)) return 0;
+        if (k >= in && !(row && column)) return 0;
+        if (!row) places[k].row = 0;
+        if (!column) places[k].column = 0;
+    }
+    const map m = {kernel, numbers, columns, in, out, places};
+    if (rows && columns) elementwise(&m, 0, rows);
+    return 1;
+}
+
+// ---- traces and parameters
+
+// target[b, a, j] += slope[b, a] z[b, j]
+void add_outer(index_t B, index_t R, index_t m, const view *arrays)
+{
+    const view *target = arrays, *slope = arrays + 1, *z = arrays + 2;
     for (index_t b = 0; b < B; ++b)
     for (index_t a = 0; a < R; ++a) {
         const REAL s = AT(*slope, b, a);

@@ -96,8 +96,12 @@ def window_ends(end: Any, steps: int | None, xp: Any) -> Any:
 
     The last step of all counts as an end, so that a piece of a stream works as a trial.
     """
-    left, cut = xp.zeros(end[-1].shape, int), xp.empty_like(end)
+    cut = end.copy()
+    cut[-1] = True
+    if steps is None:
+        return cut
+    left = xp.zeros(end[-1].shape, int)
     for t in reversed(range(len(end))):
-        left = xp.where(end[t] | (t == len(end) - 1), 0, left + 1)
-        cut[t] = left % steps == 0 if steps else left == 0
+        left = xp.where(cut[t], 0, left + 1)
+        cut[t] = left % steps == 0
     return cut
