@@ -45,8 +45,8 @@ RunArguments = _structure(
 )  # fmt: skip
 Term = _structure("Term", source=Index, to=Index, factor=View)
 Neurons = _structure(
-    "Neurons", N=Index, S=Index, P=Index, offset=Index, own=Index, credit=Index, A=Pointer,
-    C=Pointer, v=Pointer, carried=Pointer, received=Pointer,
+    "Neurons", N=Index, S=Index, P=Index, offset=Index, own=Index, credit=Index, A=Pointer, C=Pointer, v=Pointer,
+    carried=Pointer, received=Pointer, received_step=Index,
 )  # fmt: skip
 Way = _structure(
     "Way", post=Index, pre=Index, port=Index, k=Index, m=Index, slopes=Index, direct=Index, w=Pointer, w_step=Index,
@@ -58,9 +58,16 @@ Way = _structure(
 def Sweep(real: Any) -> Any:
     """The arguments of `carry_back`, in a precision: ctypes' float or double."""
     return _structure(
-        "Sweep", T=Index, B=Index, n=Index, populations=Index, ways=Index, sums=Index, neurons=ctypes.POINTER(Neurons),
-        way=ctypes.POINTER(Way), gemm=Pointer, errors=Pointer, going_on=Pointer, decay=real, out=Pointer, work=Pointer,
+        "Sweep", T=Index, B=Index, n=Index, populations=Index, ways=Index, give=Index, neurons=ctypes.POINTER(Neurons),
+        way=ctypes.POINTER(Way), gemm=Pointer, errors=Pointer, last_alone=Index, going_on=Pointer, place=Pointer,
+        weights=Pointer, decay=real, out=Pointer, work=Pointer,
     )  # fmt: skip
+
+
+@functools.cache
+def several(kind: Any, count: int) -> Any:
+    """The type of an array of structures or numbers; made once, as ctypes keeps a type while it is in use only."""
+    return kind * count
 
 
 class Python(ctypes.Structure):
@@ -92,7 +99,7 @@ def views(library: Any, arrays: Sequence[np.ndarray]) -> Any:
     ValueError
         If their type is not the library's.
     """
-    made = (View * len(arrays))()
+    made = several(View, len(arrays))()
     if not library.views(PYTHON, ctypes.py_object(tuple(arrays)), Index(len(arrays)), made):
         raise ValueError("arrays of another type than the compiled loops'")
     return made

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from bpl_neuro.backend.c_arguments import PYTHON, address, gemm, views
-from bpl_neuro.backend.c_loops import carry_back, carry_within, roll
+from bpl_neuro.backend.c_arguments import PYTHON, address, gemm, several, views
+from bpl_neuro.backend.c_loops import carry_back, carry_kept, carry_within, roll
 from bpl_neuro.backend.c_source import kernel_source, local_pass_source, loops_source
 from bpl_neuro.backend.compiler import compiled
 from bpl_neuro.backend.numpy_backend import NumpyBackend
@@ -148,26 +148,37 @@ class CBackend(NumpyBackend):
         return super().roll(circuit, run, x, end=end, rng=rng, linearise=linearise) if made is None else made
 
     def carry_back(
-        self, ways: Any, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, sums: bool = True
+        self, ways: Any, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, give: str = "sums"
     ) -> Any:
         """Errors back through whole trials in one call."""
         if ways.moved is not None:
-            return super().carry_back(ways, errors, going_on, decay, part, sums=sums)
-        return carry_back(self, ways, errors, going_on, decay, part, sums)
+            return super().carry_back(ways, errors, going_on, decay, part, give=give)
+        return carry_back(self, ways, errors, going_on, decay, part, give)
 
     def carry_within(
-        self, wiring: Any, errors: Any, going_on: Any, decay: float, blocks: Sequence[Mapping[tuple[int, int], Any]]
+        self,
+        ways: Any,
+        errors: Any,
+        going_on: Any,
+        decay: float,
+        blocks: Sequence[Mapping[tuple[int, int], Any]],
+        *,
+        give: str = "sums",
     ) -> Any:
         """The same within neurons."""
-        return carry_within(self, wiring, errors, going_on, decay, blocks)
+        return carry_within(self, ways, errors, going_on, decay, blocks, give)
+
+    def carry_kept(self, kept: Any, carry: Any, errors: Any, visited: range, part: str = "both") -> Any:
+        """The same through kept steps."""
+        return carry_kept(self, kept, carry, errors, visited, part)
 
     def loops(self, dtype: np.dtype[Any]) -> ctypes.CDLL:
         """`loops.c` in a precision."""
         return loops(dtype)
 
-    def views(self, arrays: Sequence[np.ndarray]) -> Any:
-        """Views of arrays of one type."""
-        return views(with_python(arrays[0].dtype), arrays)
+    def views(self, arrays: Sequence[np.ndarray], dtype: np.dtype[Any]) -> Any:
+        """Views of arrays, all of one type."""
+        return views(with_python(dtype), arrays)
 
     def gemm(self, dtype: np.dtype[Any]) -> int:
         """The address of BLAS's matrix product."""
@@ -292,5 +303,5 @@ class Compiled:
         values = [value for value, number in zip(inputs, self._is_number, strict=True) if number]
         if values != self._numbers[0]:
             self._numbers = values, (ctypes.c_float if self.dtype == SINGLE else ctypes.c_double)
-            self._numbers = values, (self._numbers[1] * (len(values) or 1))(*map(float, values))
+            self._numbers = values, several(self._numbers[1], len(values) or 1)(*map(float, values))
         return self._numbers[1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bpl_neuro.backend.c_arguments import Map, Neurons, Product, RunArguments, Sweep, Term, Way, address
+from bpl_neuro.backend.c_arguments import Map, Neurons, Product, RunArguments, Sweep, Term, Way, address, several
 from bpl_neuro.backend.step_loops import Factors, Run
 
 __all__ = ["carry_back", "carry_within", "roll"]
@@ -50,7 +50,7 @@ def roll(
             kept.append(numbers)
             maps.append(Map(
                 one.address, ctypes.cast(numbers, ctypes.c_void_p), pop.N, len(places) - len(results), len(results),
-                backend.views(places),
+                backend.views(places, dtype),
             ))  # fmt: skip
     products = list(_products(backend, circuit, run, kept))
     held = [(pop.state_slice.start + unit * pop.S, value) for q, units, values in circuit.held()
@@ -59,15 +59,17 @@ def roll(
     fresh = circuit.initial_state(1) if end is not None else None
     arrays = {
         "starts": run.starts, "sent": run.sent, "states": run.states, "rates": run.rates, "noise": noise,
-        "held_at": held_at, "held_value": held_value, "end": None if end is None else np.ascontiguousarray(end),
-        "fresh": fresh and fresh.s, "fresh_rate": fresh and np.ascontiguousarray(fresh.rate),
+        "held_value": held_value if held else None, "fresh": fresh and fresh.s, "fresh_rate": fresh and fresh.rate,
         "work": np.empty(B * max((p.k for p in products), default=0), dtype),
     }  # fmt: skip
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    end = None if end is None else np.ascontiguousarray(end)
     arguments = RunArguments(
         T=T, B=B, n=n, N=circuit.rates, populations=len(pops), products=len(products), held=len(held),
-        advance=(Map * len(pops))(*advances), send=(Map * len(pops))(*sends),
-        product=(Product * len(products))(*products), gemm=backend.gemm(dtype),
-        **{key: None if array is None else address(array) for key, array in arrays.items()},
+        advance=several(Map, len(pops))(*advances), send=several(Map, len(pops))(*sends),
+        product=several(Product, len(products))(*products), gemm=backend.gemm(dtype),
+        held_at=address(held_at) if held else None, end=None if end is None else address(end),
+        **{name: view.at for name, view in zip(arrays, backend.views(list(arrays.values()), dtype), strict=True)},
     )  # fmt: skip
     backend.loops(dtype).roll(ctypes.byref(arguments))
     return _factors(circuit, run, end, made, factors, slopes) if linearise else Factors()
@@ -99,7 +101,7 @@ def _products(backend: Any, circuit: Any, run: Run, kept: list[Any]) -> Iterator
         kept.append(W)
         sent = run.sent[..., pre.rate_slice] if synapses.line is None else _states(run.starts, pre)[synapses.line]
         for first, count, place in _runs(synapses.ports):
-            arriving, received = backend.views([sent, u[:, :, first]])
+            arriving, received = backend.views([sent, u[:, :, first]], u.dtype)
             yield Product(arriving, received, address(W[place]), count * post.N, pre.N)
 
 
@@ -115,7 +117,9 @@ def _runs(ports: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 def _factors(circuit: Any, run: Run, end: Any, made: Any, factors: Any, slopes: Any) -> Factors:
     """A, C and D of all rows: what was computed on the way, and what parameters alone decide."""
     T, B = run.states.shape[:2]
-    first, fresh = circuit.state(run.starts[0]).D, circuit.initial_state(1).D
+    moving = any(len(d) for d in slopes)
+    first = circuit.state(run.starts[0]).D if moving else ()
+    fresh = circuit.initial_state(1).D if moving and end is not None else ()
     before, after, A, C = [], [], [], []
     for q, (pop, (advance, send)) in enumerate(zip(circuit.populations, made, strict=True)):
         blank = [0.0] * (pop.S + pop.P)
@@ -140,91 +144,127 @@ def _factors(circuit: Any, run: Run, end: Any, made: Any, factors: Any, slopes: 
     return Factors(tuple(before), tuple(after), A, C)
 
 
-def carry_back(backend: Any, ways: Any, errors: Any, going_on: Any, decay: float, part: str, sums: bool) -> Any:
+#: what a way back gives, as loops.c counts it
+GIVE = {"sums": 0, "arriving": 1, "credit": 2}
+
+
+def carry_back(backend: Any, ways: Any, errors: Any, going_on: Any, decay: float, part: str, give: str) -> Any:
     """`StepLoops.carry_back` in one call."""
     wiring, (A, C, slopes, weights) = ways.rows.wiring, ways.ways
-    sweep = _Sweep(wiring, errors)
+    sweep = Sweeping(backend, wiring, errors.dtype)
     for pop, own, credit in zip(wiring.populations, A, C, strict=True):
-        sweep.add(
-            pop, dict(zip(pop.a_keys, own, strict=True)) if part != "between" else {},
-            dict(zip(pop.c_keys, credit, strict=True)) if part != "within" else {},
-        )  # fmt: skip
-    for synapses, (D, _), W in zip(wiring.synapses, slopes, weights, strict=True):
-        if synapses.pre is not None and part != "within":
-            sweep.add_way(synapses, D, W)
-    return sweep(backend, going_on, decay, sums)
+        sweep.add(pop, zip(pop.a_keys, own, strict=True) if part != "between" else (),
+                  zip(pop.c_keys, credit, strict=True) if part != "within" or give == "credit" else ())  # fmt: skip
+    if part != "within":
+        for synapses, (D, _), W in zip(wiring.synapses, slopes, weights, strict=True):
+            if synapses.pre is not None:
+                sweep.add_way(synapses, D, W)
+    return sweep(errors, going_on, decay, give)
 
 
 def carry_within(
-    backend: Any, wiring: Any, errors: Any, going_on: Any, decay: float,
-    blocks: Sequence[Mapping[tuple[int, int], Any]],
+    backend: Any, ways: Any, errors: Any, going_on: Any, decay: float, blocks: Sequence[Mapping[tuple[int, int], Any]],
+    give: str,
 ) -> Any:  # fmt: skip
     """`StepLoops.carry_within` in one call."""
-    sweep = _Sweep(wiring, errors)
-    for pop, entries in zip(wiring.populations, blocks, strict=True):
-        sweep.add(pop, entries, {})
-    return sweep(backend, going_on, decay, True)
+    wiring = ways.rows.wiring
+    sweep = Sweeping(backend, wiring, errors.dtype)
+    for pop, entries, credit in zip(wiring.populations, blocks, ways.ways[1], strict=True):
+        sweep.add(pop, entries.items(), zip(pop.c_keys, credit, strict=True) if give == "credit" else ())
+    return sweep(errors, going_on, decay, give)
 
 
-class _Sweep:
+def carry_kept(backend: Any, kept: Any, carry: Any, errors: Any, visited: range, part: str) -> Any:
+    """`StepLoops.carry_kept` in one call."""
+    circuit, K = kept.synthesiser.circuit, len(carry["number"])
+    sweep = Sweeping(backend, circuit.wiring, errors.dtype)
+
+    def entries(keys: Any, rows: Any) -> Any:
+        return [(key, rows[:, j]) for j, key in enumerate(keys)]
+
+    by_place = kept.slopes_by_group([rows.swapaxes(0, 1) for rows in carry["D"]])
+    for pop, A, C in zip(circuit.populations, carry["A"], carry["C"], strict=True):
+        sweep.add(pop, entries(pop.a_keys, A), entries(pop.c_keys, C) if part != "within" else ())
+    if part != "within":
+        for synapses, D, group in zip(circuit.synapses, by_place, kept.groups, strict=True):
+            if synapses.pre is not None:
+                sweep.add_way(synapses, D, carry["weights"][group])
+    places = np.array([r % K for r in reversed(visited)], np.int64)
+    return sweep(errors, ~carry["end"], kept.decay, "sums", places, carry["number"][places], len(visited))
+
+
+class Sweeping:
     """The arguments of C's `carry_back`, put together."""
 
-    def __init__(self, wiring: Any, errors: np.ndarray) -> None:
-        self.wiring, self.errors = wiring, np.ascontiguousarray(errors)
-        self.dtype, (self.T, self.B, self.n) = errors.dtype, errors.shape
-        self.own: list[tuple[Any, Any, Any]] = []
-        self.ways: list[tuple[Any, ...]] = []
+    def __init__(self, backend: Any, wiring: Any, dtype: Any) -> None:
+        self.backend, self.wiring, self.dtype = backend, wiring, dtype
+        self.own: list[tuple[Any, slice, slice]] = []
+        self.ways: list[tuple[Any, Any, bool, slice]] = []
         #: factors of all terms, one after another, and of each where it comes from and goes to
         self.factors: list[np.ndarray] = []
         self.keys: list[tuple[int, int]] = []
 
-    def add(self, pop: Any, own: Mapping[tuple[int, int], Any], credit: Mapping[tuple[int, int], Any]) -> None:
-        """A population, with its entries A[k, l] and C[k, p]."""
+    def add(self, pop: Any, own: Any, credit: Any) -> None:
+        """A population, with its entries (k, l), A_kl and (k, p), C_kp."""
         self.own.append((pop, self._terms(own, pop.N), self._terms(credit, pop.N)))
 
     def add_way(self, synapses: Any, D: Mapping[int, Any], W: Any) -> None:
-        """A group of synapses, with the slopes of what it sends."""
-        pre = self.wiring.populations[synapses.pre]
+        """A group of synapses, with the slopes of what it sends, and (ports·N_post, N_pre) weights, one or several."""
         direct = len(D) == 1 and all(type(d) is int and d == 1 for d in D.values())
-        terms = self._terms({(0, j): d for j, d in D.items()}, pre.N)
+        terms = self._terms((((0, j), d) for j, d in D.items()), self.wiring.populations[synapses.pre].N)
         self.ways.append((synapses, np.ascontiguousarray(W, self.dtype), direct, terms))
 
-    def _terms(self, entries: Mapping[tuple[int, int], Any], N: int) -> slice:
-        """Entries that are numbers, (N,) or (T, B, N) arrays; numbers become rows of N."""
+    def _terms(self, entries: Any, N: int) -> slice:
+        """Entries that are numbers, (N,) or (T, B, N) arrays, with their neurons side by side."""
         first = len(self.keys)
-        for key, value in entries.items():
+        for key, value in entries:
             self.keys.append(key)
             self.factors.append(np.asarray(value, self.dtype) if np.ndim(value) else np.full(N, value, self.dtype))
         return slice(first, len(self.keys))
 
-    def __call__(self, backend: Any, going_on: Any, decay: float, sums: bool) -> Any:
-        """Go back."""
-        terms = backend.views(self.factors) if self.factors else []
-        terms = (Term * len(self.keys))(*[(*key, view) for key, view in zip(self.keys, terms, strict=True)])
-        at = ctypes.addressof(terms)
-        out, going_on = np.empty_like(self.errors), np.ascontiguousarray(going_on)
-        sizes = [(2 * pop.S + pop.P) * self.B * pop.N for pop, _, _ in self.own]
-        work = np.empty(sum(sizes) + self.B * max(pop.N for pop, _, _ in self.own), self.dtype)
-        place, item, neurons, ways = address(work), self.dtype.itemsize, [], []
-        for size, (pop, own, credit) in zip(sizes, self.own, strict=True):
-            block = pop.S * self.B * pop.N * item
-            neurons.append(Neurons(
+    def __call__(
+        self, errors: Any, going_on: Any, decay: float, give: str, places: Any = None, weights: Any = None,
+        steps: int | None = None,
+    ) -> Any:  # fmt: skip
+        """Go back; `errors` are those of all steps, or of the last of `steps` alone."""
+        errors, going_on = np.ascontiguousarray(errors), np.ascontiguousarray(going_on)
+        T, (B, n), wiring, item = steps or len(errors), errors.shape[-2:], self.wiring, self.dtype.itemsize
+        terms = several(Term, len(self.keys))()
+        for term, key, view in zip(terms, self.keys, self.backend.views(self.factors, self.dtype), strict=True):
+            term.source, term.to = key
+            term.factor = view
+        at, each = ctypes.addressof(terms), ctypes.sizeof(Term)
+        out = np.empty((T, B, n) if give != "credit" else 0, self.dtype)
+        credits = [np.empty((T * B if give == "credit" else B, pop.P, pop.N), self.dtype) for pop, _, _ in self.own]
+        work = np.empty(B * (2 * n + max(pop.N for pop, _, _ in self.own)), self.dtype)
+        W = [W for _, W, _, _ in self.ways]
+        places_of = [view.at for view in self.backend.views([errors, out, work, *credits, *W], self.dtype)]
+        received, from_W = places_of[3 : 3 + len(credits)], places_of[3 + len(credits) :]
+        neurons = several(Neurons, len(self.own))(*[
+            Neurons(
                 pop.N, pop.S, pop.P, pop.state_slice.start, own.stop - own.start, credit.stop - credit.start,
-                at + own.start * ctypes.sizeof(Term), at + credit.start * ctypes.sizeof(Term),
-                place, place + block, place + 2 * block,
-            ))  # fmt: skip
-            place += size * item
-        for synapses, W, direct, D in self.ways:
-            pre, post = self.wiring.populations[synapses.pre], self.wiring.populations[synapses.post]
-            for first, count, row in _runs(synapses.ports):
-                ways.append(Way(
-                    synapses.post, synapses.pre, first, count * post.N, pre.N, D.stop - D.start, direct,
-                    address(W[row * post.N :]), 0, at + D.start * ctypes.sizeof(Term),
-                ))  # fmt: skip
+                at + own.start * each, at + credit.start * each,
+                places_of[2] + B * pop.state_slice.start * item, places_of[2] + B * (n + pop.state_slice.start) * item,
+                credited, B * pop.P * pop.N if give == "credit" else 0,
+            )
+            for (pop, own, credit), credited in zip(self.own, received, strict=True)
+        ])  # fmt: skip
+        ways = [
+            Way(
+                synapses.post, synapses.pre, first, count * wiring.populations[synapses.post].N, W.shape[-1],
+                D.stop - D.start, direct,
+                place + row * wiring.populations[synapses.post].N * W.shape[-1] * item,
+                W[0].size if W.ndim == 3 else 0, at + D.start * each,
+            )
+            for (synapses, W, direct, D), place in zip(self.ways, from_W, strict=True)
+            for first, count, row in _runs(synapses.ports)
+        ]  # fmt: skip
         arguments = Sweep(ctypes.c_float if self.dtype == np.float32 else ctypes.c_double)(
-            T=self.T, B=self.B, n=self.n, populations=len(neurons), ways=len(ways), sums=sums,
-            neurons=(Neurons * len(neurons))(*neurons), way=(Way * len(ways))(*ways), gemm=backend.gemm(self.dtype),
-            errors=address(self.errors), going_on=address(going_on), decay=decay, out=address(out), work=place,
+            T=T, B=B, n=n, populations=len(neurons), ways=len(ways), give=GIVE[give], neurons=neurons,
+            way=several(Way, len(ways))(*ways), gemm=self.backend.gemm(self.dtype), errors=places_of[0],
+            last_alone=steps is not None, going_on=address(going_on),
+            place=None if places is None else address(places), weights=None if weights is None else address(weights),
+            decay=decay, out=places_of[1], work=places_of[2] + 2 * B * n * item,
         )  # fmt: skip
-        backend.loops(self.dtype).carry_back(ctypes.byref(arguments))
-        return out
+        self.backend.loops(self.dtype).carry_back(ctypes.byref(arguments))
+        return credits if give == "credit" else out

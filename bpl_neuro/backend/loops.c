@@ -31,24 +31,34 @@ static void multiply(
 
 static int side_by_side(const view *v, index_t columns) { return v->column == 1 && v->row == columns; }
 
-static void gather(const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, REAL *to)
+static void gather(
+    const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, REAL *restrict to)
 {
-    const REAL *from = v->at + t * v->step + r * v->row + c * v->column;
+    const REAL *restrict from = v->at + t * v->step + r * v->row + c * v->column;
     const index_t column = v->column;
     for (index_t i = 0; i < rows; ++i, from += v->row, to += columns) {
         if (column == 1)
             for (index_t j = 0; j < columns; ++j) to[j] = from[j];
+        else if (column == 2)
+            for (index_t j = 0; j < columns; ++j) to[j] = from[2 * j];
         else
-            for (index_t j = 0; j < columns; ++j) to[j] = from[j * column];
+            for (index_t j = 0; j < columns; ++j) to[j] = from[column * j];
     }
 }
 
-static void scatter(const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, const REAL *from)
+static void scatter(
+    const view *v, index_t t, index_t r, index_t c, index_t rows, index_t columns, const REAL *restrict from)
 {
-    REAL *to = v->at + t * v->step + r * v->row + c * v->column;
+    REAL *restrict to = v->at + t * v->step + r * v->row + c * v->column;
     const index_t column = v->column;
-    for (index_t i = 0; i < rows; ++i, to += v->row, from += columns)
-        for (index_t j = 0; j < columns; ++j) to[j * column] = from[j];
+    for (index_t i = 0; i < rows; ++i, to += v->row, from += columns) {
+        if (column == 1)
+            for (index_t j = 0; j < columns; ++j) to[j] = from[j];
+        else if (column == 2)
+            for (index_t j = 0; j < columns; ++j) to[2 * j] = from[j];
+        else
+            for (index_t j = 0; j < columns; ++j) to[column * j] = from[j];
+    }
 }
 
 // Run a kernel over all rows of a step, tile by tile; what does not lie side by side is copied.
@@ -258,7 +268,9 @@ typedef struct {
 typedef struct {
     index_t N, S, P, offset, own, credit;
     const term *A, *C;
-    REAL *v, *carried, *received;  // (S, B, N), (S, B, N), (B, P, N)
+    REAL *v, *carried;        // (S, B, N)
+    REAL *received;           // (B, P, N) of every step, or of one
+    index_t received_step;
 } neurons;
 
 // through synapses: received (rows, k) · w, times D, to the presynaptic states
@@ -269,49 +281,70 @@ typedef struct {
     const term *D;
 } way;
 
+enum { SUMS, ARRIVING, CREDIT };
+
 typedef struct {
-    index_t T, B, n, populations, ways, sums;
+    index_t T, B, n, populations, ways, give;
     neurons *neurons;
     const way *way;
     gemm_t *gemm;
-    const REAL *errors;              // (T, B, n)
-    const unsigned char *going_on;   // (T, B)
+    const REAL *errors;             // (T, B, n), or (B, n) of the last step alone
+    index_t last_alone;
+    const unsigned char *going_on;  // (places, B)
+    const index_t *place, *weights; // where the factors of each step are, and which weights it has; none: as they come
     REAL decay;
-    REAL *out, *work;                // (T, B, n), (B, largest m)
+    REAL *out, *work;               // (places, B, n), (B, largest m)
 } sweep;
 
-static void add_term(const term *x, index_t t, index_t B, index_t N, const REAL *from, index_t from_row, REAL *to,
-    index_t to_row)
+// to (rows, N) ← (or +=) from · factor
+static void add_term(
+    const term *x, index_t place, index_t B, index_t N, const REAL *restrict from, REAL *restrict to, index_t to_row,
+    int first)
 {
-    const REAL *f = x->factor.at + t * x->factor.step;
+    const REAL *restrict f = x->factor.at + place * x->factor.step;
     const index_t row = x->factor.row;
-    if (from_row == N && to_row == N && row == N) {
-        #pragma omp simd
-        for (index_t q = 0; q < B * N; ++q) to[q] += from[q] * f[q];
+    if (to_row == N && row == N) {
+        if (first)
+            for (index_t q = 0; q < B * N; ++q) to[q] = from[q] * f[q];
+        else
+            for (index_t q = 0; q < B * N; ++q) to[q] += from[q] * f[q];
         return;
     }
-    for (index_t b = 0; b < B; ++b, f += row, from += from_row, to += to_row) {
-        #pragma omp simd
-        for (index_t i = 0; i < N; ++i) to[i] += from[i] * f[i];
+    for (index_t b = 0; b < B; ++b, f += row, from += N, to += to_row) {
+        if (first)
+            for (index_t i = 0; i < N; ++i) to[i] = from[i] * f[i];
+        else
+            for (index_t i = 0; i < N; ++i) to[i] += from[i] * f[i];
     }
 }
 
-static void own_part(const sweep *x, neurons *p, index_t t)
+// out_l (rows, N), rows to_row apart, l to_next apart: Σ_k v_k factor_kl over the terms, 0 where there is none
+static void add_terms(
+    const term *terms, index_t count, index_t place, index_t B, index_t N, const REAL *v, REAL *out, index_t parts,
+    index_t to_next, index_t to_row)
 {
-    const index_t B = x->B, N = p->N;
-    memset(p->carried, 0, p->S * B * N * sizeof(REAL));
-    for (index_t k = 0; k < p->own; ++k)
-        add_term(p->A + k, t, B, N, p->v + p->A[k].from * B * N, N, p->carried + p->A[k].to * B * N, N);
-    if (!p->credit) return;
-    memset(p->received, 0, B * p->P * N * sizeof(REAL));
-    for (index_t k = 0; k < p->credit; ++k)
-        add_term(p->C + k, t, B, N, p->v + p->C[k].from * B * N, N, p->received + p->C[k].to * N, p->P * N);
+    for (index_t l = 0; l < parts; ++l) {
+        int first = 1;
+        for (index_t k = 0; k < count; ++k)
+            if (terms[k].to == l) {
+                add_term(terms + k, place, B, N, v + terms[k].from * B * N, out + l * to_next, to_row, first);
+                first = 0;
+            }
+        for (index_t b = 0; first && b < B; ++b) memset(out + l * to_next + b * to_row, 0, N * sizeof(REAL));
+    }
 }
 
-static void through(const sweep *x, const way *w, index_t t)
+static REAL *received_at(const neurons *p, index_t t) { return p->received + t * p->received_step; }
+
+static void credit(const sweep *x, const neurons *p, index_t t, index_t place)
+{
+    add_terms(p->C, p->credit, place, x->B, p->N, p->v, received_at(p, t), p->P, p->N, p->P * p->N);
+}
+
+static void through(const sweep *x, const way *w, index_t t, index_t place, index_t weights)
 {
     const neurons *post = x->neurons + w->post, *pre = x->neurons + w->pre;
-    const REAL *received = post->received + w->port * post->N, *W = w->w + t * w->w_step;
+    const REAL *received = received_at(post, t) + w->port * post->N, *W = w->w + weights * w->w_step;
     const index_t row = post->P * post->N, size = x->B * pre->N;
     if (w->direct) {  // D is 1
         multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 1, pre->carried + w->D->to * size, pre->N);
@@ -319,22 +352,30 @@ static void through(const sweep *x, const way *w, index_t t)
     }
     multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 0, x->work, pre->N);
     for (index_t k = 0; k < w->slopes; ++k)
-        add_term(w->D + k, t, x->B, pre->N, x->work, pre->N, pre->carried + w->D[k].to * size, pre->N);
+        add_term(w->D + k, place, x->B, pre->N, x->work, pre->carried + w->D[k].to * size, pre->N, 0);
 }
 
 // What was carried to the end of step t comes to rest there: v_t = errors_t + decay · going_on_t · carried.
-static void rest(const sweep *x, neurons *p, index_t t, int last)
+static void rest(const sweep *x, neurons *p, index_t t, index_t place)
 {
+    const int last = t + 1 == x->T, alone = x->last_alone;
+    const index_t N = p->N, S = p->S;
     for (index_t b = 0; b < x->B; ++b) {
-        const REAL going_on = !last && x->going_on[t * x->B + b];
-        const REAL *errors = x->errors + (t * x->B + b) * x->n + p->offset;
-        REAL *out = x->out + (t * x->B + b) * x->n + p->offset;
-        for (index_t k = 0; k < p->S; ++k) {
-            REAL *v = p->v + (k * x->B + b) * p->N, *carried = p->carried + (k * x->B + b) * p->N;
-            for (index_t i = 0; i < p->N; ++i) {
-                const REAL arriving = last ? 0 : going_on * carried[i];
-                v[i] = errors[i * p->S + k] + (x->decay == 0 ? 0 : x->decay * arriving);
-                out[i * p->S + k] = x->sums ? v[i] : arriving;
+        const REAL going_on = x->going_on[place * x->B + b];
+        const REAL *restrict errors = x->errors + ((alone ? 0 : t) * x->B + b) * x->n + p->offset;
+        REAL *restrict out = x->give == CREDIT ? 0 : x->out + (place * x->B + b) * x->n + p->offset;
+        for (index_t k = 0; k < S; ++k) {
+            REAL *restrict v = p->v + (k * x->B + b) * N, *restrict carried = p->carried + (k * x->B + b) * N;
+            if (last)
+                for (index_t i = 0; i < N; ++i) carried[i] = 0;
+            else
+                for (index_t i = 0; i < N; ++i) carried[i] *= going_on;
+            for (index_t i = 0; i < N; ++i) v[i] = x->decay == 0 ? 0 : x->decay * carried[i];
+            if (last || !alone)
+                for (index_t i = 0; i < N; ++i) v[i] += errors[i * S + k];
+            if (x->give != CREDIT) {
+                const REAL *restrict given = x->give == SUMS ? v : carried;
+                for (index_t i = 0; i < N; ++i) out[i * S + k] = given[i];
             }
         }
     }
@@ -343,10 +384,21 @@ static void rest(const sweep *x, neurons *p, index_t t, int last)
 void carry_back(const sweep *x)
 {
     for (index_t t = x->T - 1; t >= 0; --t) {
+        const index_t place = x->place ? x->place[t] : t;
         if (t + 1 < x->T) {
-            for (index_t k = 0; k < x->populations; ++k) own_part(x, x->neurons + k, t + 1);
-            for (index_t k = 0; k < x->ways; ++k) through(x, x->way + k, t + 1);
+            const index_t from = x->place ? x->place[t + 1] : t + 1, weights = x->weights ? x->weights[t + 1] : 0;
+            for (index_t k = 0; k < x->populations; ++k) {
+                const neurons *p = x->neurons + k;
+                const index_t size = x->B * p->N;
+                add_terms(p->A, p->own, from, x->B, p->N, p->v, p->carried, p->S, size, p->N);
+                if (x->ways && x->give != CREDIT) credit(x, p, 0, from);
+            }
+            for (index_t k = 0; k < x->ways; ++k)
+                through(x, x->way + k, x->give == CREDIT ? t + 1 : 0, from, weights);
         }
-        for (index_t k = 0; k < x->populations; ++k) rest(x, x->neurons + k, t, t + 1 == x->T);
+        for (index_t k = 0; k < x->populations; ++k) {
+            rest(x, x->neurons + k, t, place);
+            if (x->give == CREDIT) credit(x, x->neurons + k, t, place);
+        }
     }
 }

@@ -87,7 +87,7 @@ class StepLoops:
         return Factors(circuit.state(before).D, circuit.state(after).D, *circuit.factors(before, received))
 
     def carry_back(
-        self, ways: Any, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, sums: bool = True
+        self, ways: Any, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, give: str = "sums"
     ) -> Any:
         """Errors back through the steps of whole trials.
 
@@ -104,19 +104,19 @@ class StepLoops:
         decay : float
         part : {"both", "within", "between"}
             J, blockdiag(A) alone, or O alone.
-        sums : bool
-            Return v, else what arrives.
+        give : {"sums", "arriving", "credit"}
+            v, what arrives, or the credit v_t C_t of the summed inputs.
 
         Returns
         -------
-        (T, B, n) array
+        (T, B, n) array; or, for "credit", a (T·B, P, N) array of each population
         """
         wiring, T = ways.rows.wiring, len(errors)
         whole = wiring.backend.to_host(going_on.all(axis=1))
         ahead = wiring.split(errors)  # taken apart, as the steps want it on the way back
         out = [[self.xp.zeros_like(v) for v in states] for states in ahead]
         v = [[own[T - 1] for own in states] for states in ahead]
-        if sums:
+        if give != "arriving":
             _write(out, T - 1, v)
         for t in reversed(range(T - 1)):
             arriving = ways.back(t + 1, v, part)
@@ -125,30 +125,36 @@ class StepLoops:
             v = [[own[t] for own in states] for states in ahead]
             if decay:
                 v = [
-                    [a + _times(decay, G) for a, G in zip(*pair, strict=True)] for pair in zip(v, arriving, strict=True)
+                    [a + (G if decay == 1 else decay * G) for a, G in zip(*pair, strict=True)]
+                    for pair in zip(v, arriving, strict=True)
                 ]
-            _write(out, t, v if sums else arriving)
-        return wiring.join(out)
+            _write(out, t, arriving if give == "arriving" else v)
+        found = wiring.join(out)
+        return ways.rows.input_credit(found.reshape(-1, wiring.n)) if give == "credit" else found
 
     def carry_within(
-        self, wiring: Any, errors: Any, going_on: Any, decay: float, blocks: Sequence[Mapping[tuple[int, int], Any]]
+        self,
+        ways: Any,
+        errors: Any,
+        going_on: Any,
+        decay: float,
+        blocks: Sequence[Mapping[tuple[int, int], Any]],
+        *,
+        give: str = "sums",
     ) -> Any:
         """`carry_back` through a block K of each neuron's own: v_t = errors_t + decay · going_on_t · v_{t+1} K_{t+1}.
 
         Parameters
         ----------
-        wiring : Wiring
+        ways : Trajectory
         errors : (T, B, n) array
         going_on : (T, B) array of bool
         decay : float
         blocks : per population, entries K[k, l]
             (T, B, N) or (N,) arrays, or numbers.
-
-        Returns
-        -------
-        (T, B, n) array
+        give : {"sums", "credit"}
         """
-        v = self.xp.empty_like(errors)
+        wiring, v = ways.rows.wiring, self.xp.empty_like(errors)
         v[-1] = errors[-1]
         for t in reversed(range(len(errors) - 1)):
             later = v[t + 1]
@@ -159,14 +165,36 @@ class StepLoops:
                 for (k, j), a in entries.items():
                     out[..., j] += sent[..., k] * (a[t + 1] if getattr(a, "ndim", 0) == 3 else a)
             v[t] = errors[t] + going_on[t][:, None] * (decay * arriving)
-        return v
+        return ways.rows.input_credit(v.reshape(-1, wiring.n)) if give == "credit" else v
+
+    def carry_kept(self, kept: Any, carry: Any, errors: Any, visited: range, part: str = "both") -> Any:
+        """Errors of the latest kept step back through those before it.
+
+        Parameters
+        ----------
+        kept : KeptSteps
+        carry : Carry
+            Its ring of K steps.
+        errors : (B, n) array
+        visited : range
+            Places in the ring, modulo K, the latest first; all places from 0 on.
+        part : {"both", "within"}
+
+        Returns
+        -------
+        (places, B, n) array
+            γλ-discounted errors at each place.
+        """
+        wiring, K = kept.synthesiser.circuit.wiring, len(carry["number"])
+        parts, found = wiring.split(errors), self.xp.empty((len(visited), *errors.shape), errors.dtype)
+        found[visited[0] % K] = errors
+        for r in visited[1:]:
+            parts = kept.one_back(carry, (r + 1) % K, kept.going_on(carry, r % K, parts), part)
+            found[r % K] = wiring.join(parts)
+        return found
 
 
 def _write(out: Any, t: int, parts: Any) -> None:
     for kept, states in zip(out, parts, strict=True):
         for rows, v in zip(kept, states, strict=True):
             rows[t] = v
-
-
-def _times(decay: float, value: Any) -> Any:
-    return value if decay == 1 else decay * value

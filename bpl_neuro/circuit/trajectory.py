@@ -94,13 +94,13 @@ class Trajectory:
         return A, C, slopes, wiring.recurrent(rows.weights)
 
     def carry_back(
-        self, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, sums: bool = True
+        self, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, give: str = "sums"
     ) -> Any:
         """Errors (T, B, n) back through all steps: v_t = errors_t + decay · going_on_t · v_{t+1} J_{t+1}.
 
-        v, or, without `sums`, what arrives: going_on_t · v_{t+1} J_{t+1}, 0 at the last step.
+        Gives v; or "arriving", going_on_t · v_{t+1} J_{t+1}, 0 at the last step; or "credit", v C of all rows.
         """
-        return self.rows.wiring.backend.carry_back(self, errors, going_on, decay, part, sums=sums)
+        return self.rows.wiring.backend.carry_back(self, errors, going_on, decay, part, give=give)
 
     def vjp(self, v: Any, part: str = "both") -> Any:
         """`Transition.vjp` of every step: v_t J_t of v (T, B, n)."""

@@ -57,8 +57,8 @@ class BPTT(Rule):
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The sweep back."""
         cut = window_ends(trajectory.end, self.steps, trajectory.rows.wiring.xp)
-        credit = trajectory.back_through(self.feedback.transition).carry_back(trajectory.c, ~cut)
-        return {"psi": trajectory.parameter_gradient(credit)}
+        ways = trajectory.back_through(self.feedback.transition)
+        return {"psi": trajectory.rows.gradient_from_inputs(ways.carry_back(trajectory.c, ~cut, give="credit"))}
 
     def __repr__(self) -> str:
         return f"BPTT({options_text(self)})"

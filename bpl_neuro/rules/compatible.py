@@ -179,7 +179,7 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
 
     Costs a `back` a step, and three products over all steps at once.
     """
-    wiring, end, (T, B, _) = trajectory.rows.wiring, trajectory.end, trajectory.c.shape
+    wiring, end = trajectory.rows.wiring, trajectory.end
     gamma, lam = rule.gamma, rule.lam
     currents = rule.currents(trajectory.rows, end.reshape(-1), theta)
     said = rule.arriving(trajectory.back_through(rule.feedback.transition), trajectory.c, currents)
@@ -188,8 +188,7 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
     going_on, arriving = ~end, wiring.xp.zeros_like(said)
     arriving[:-1] = going_on[:-1, :, None] * said[1:]
     ways = trajectory.back_through(lambda step: step.coupled(lam))
-    targets = ways.carry_back(arriving, going_on, gamma, "both" if lam else "within")
-    wanted = trajectory.rows.input_credit(targets.reshape(T * B, -1))
+    wanted = ways.carry_back(arriving, going_on, gamma, "both" if lam else "within", give="credit")
     missed = [q - w for q, w in zip(currents, wanted, strict=True)]
     rule.note_fit(carry, rule.synthesiser.flat(missed), rule.synthesiser.flat(currents))
     return {
@@ -200,7 +199,7 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
 
 def _own_memory(trajectory: Trajectory, gamma: float) -> Any:
     """G_t^own = (c_{t+1} + γ G_{t+1}^own) A_{t+1}, (T, B, n); 0 at a trial's end."""
-    return trajectory.carry_back(trajectory.c, ~trajectory.end, gamma, "within", sums=False)
+    return trajectory.carry_back(trajectory.c, ~trajectory.end, gamma, "within", give="arriving")
 
 
 CURRENT_TARGET |= {BPLambda: CompatibleBPLambda, BPLambdaEProp: CompatibleBPLambdaEProp}

@@ -150,8 +150,9 @@ def sweep_back(trajectory: Trajectory, signals: Sequence[Any], block: Block, dec
     """
     wiring, going_on = trajectory.rows.wiring, ~trajectory.end
     errors = signals if hasattr(signals, "ndim") else wiring.xp.stack(list(signals))
-    v = wiring.backend.carry_within(wiring, errors, going_on, decay, _blocks(trajectory, block))
-    return trajectory.parameter_gradient(v)
+    blocks = _blocks(trajectory, block)
+    credit = wiring.backend.carry_within(trajectory, errors, going_on, decay, blocks, give="credit")
+    return trajectory.rows.gradient_from_inputs(credit)
 
 
 def _blocks(trajectory: Trajectory, block: Block) -> list[dict[tuple[int, int], Any]]:

@@ -61,7 +61,7 @@ def _targets(rule: Any, trajectory: Trajectory, g: Any) -> Any:
     """G^λ, (T, B, n); 0 at the last step."""
     c = trajectory.c
     ahead = c + (rule.gamma * (1 - rule.lam)) * g if rule.lam < 1 else c
-    return trajectory.carry_back(ahead, ~trajectory.end, rule.gamma * rule.lam, sums=False)
+    return trajectory.carry_back(ahead, ~trajectory.end, rule.gamma * rule.lam, give="arriving")
 
 
 def _carried_errors(rule: Any, trajectory: Trajectory, g: Any) -> Any:
