@@ -75,8 +75,8 @@ class CBackend(NumpyBackend):
         B, R, m = target.shape
         if target.strides[2] != target.itemsize or z.dtype != target.dtype:
             return super().add_outer(target, slope, z)
-        slope = np.broadcast_to(np.asarray(slope, target.dtype), (B, R))
-        places = views(with_python(target.dtype), [target, slope, np.ascontiguousarray(z)])
+        slope, z = np.broadcast_to(np.asarray(slope, target.dtype), (B, R)), np.ascontiguousarray(z)
+        places = views(with_python(target.dtype), [target, slope, z])
         loops(target.dtype).add_outer(*map(ctypes.c_int64, (B, R, m)), places)
         return None
 

@@ -41,12 +41,16 @@ C = Dialect(
 )
 
 
-@functools.cache
 def common(single: bool) -> str:
     """What every text starts with, in one of the two precisions."""
+    return _common(single, tuple(FUNCTIONS))
+
+
+@functools.cache
+def _common(single: bool, names: tuple[str, ...]) -> str:
     parts = [f"#define REAL_IS_FLOAT {int(single)}", (HERE / "vector_math.h").read_text(encoding="utf-8")]
     parts += [f"#undef {name}\n#define {name}(x) own_{name}(x)" for name in OWN]
-    for function in FUNCTIONS.values():
+    for function in map(FUNCTIONS.__getitem__, names):
         parameters = ", ".join(f"REAL {name}" for name in "xab"[: function.arguments])
         body = OWN_FORMS.get(function.name, function.cuda)
         parts.append(f"static inline REAL bpl_{function.name}({parameters}) {{ {body} }}")
