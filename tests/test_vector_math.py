@@ -80,7 +80,8 @@ def doubles(count, seed=0):
     rng, part = np.random.default_rng(seed), count // 4
     return np.concatenate([
         rng.integers(0, 2**64, part, dtype=np.uint64).view(float),
-        rng.normal(size=part) * 10.0 ** rng.uniform(-3, 2.9, part), rng.uniform(-2, 2, part), rng.uniform(-760, 760, part), SPECIAL, np.ldexp(rng.uniform(-1, 1, 100), -1022),
+        rng.normal(size=part) * 10.0 ** rng.uniform(-3, 2.9, part), rng.uniform(-2, 2, part),
+        rng.uniform(-760, 760, part), SPECIAL, np.ldexp(rng.uniform(-1, 1, 100), -1022),
     ])  # fmt: skip
 
 

@@ -127,9 +127,9 @@ class CBackend(NumpyBackend):
                 parameter, gradient, m, v, out, rate=rate, beta1=beta1, beta2=beta2, correction2=correction2,
                 epsilon=epsilon, most=most,
             )  # fmt: skip
-        arrays = [*map(np.ascontiguousarray, (parameter, gradient, m, v)), *new]
         numbers = np.array([rate, beta1, 1 - beta1, beta2, 1 - beta2, correction2, epsilon, most], dtype)
-        pointers = [ctypes.c_void_p(address(array)) for array in (*arrays, numbers)]
+        arrays = [*map(np.ascontiguousarray, (parameter, gradient, m, v)), *new, numbers]
+        pointers = [ctypes.c_void_p(place.at) for place in views(with_python(dtype), arrays)]
         loops(dtype).adam(ctypes.c_int64(parameter.size), *pointers)
         return new  # type: ignore[return-value]
 
@@ -224,8 +224,12 @@ class Elementwise:
         kind = arrays[0].dtype if arrays else None
         if top not in (1, 2) or kind not in (SINGLE, DOUBLE) or any([a.dtype != kind for a in (*arrays, *out)]):
             return self._by_numpy(groups, out)
-        made = self.compiled(axes, kind == SINGLE)
+        made = self.compiled(axes, kind == SINGLE, passing=True)
         outputs: list[Any] = [None] * self.size
+        for k, place in made.passed:
+            outputs[k] = inputs[place]
+            if k < len(out):
+                out[k][...] = outputs[k]
         if made.others:
             for k, value in zip(made.others, made.on_host(inputs), strict=True):
                 outputs[k] = value
@@ -245,11 +249,11 @@ class Elementwise:
                 return self._by_numpy(groups, out)
         return tuple(outputs)
 
-    def compiled(self, axes: tuple[int, ...], single: bool) -> Compiled:
-        """The loop for arguments of so many axes (0: numbers)."""
-        key = axes, single
+    def compiled(self, axes: tuple[int, ...], single: bool, passing: bool = False) -> Compiled:
+        """The loop for arguments of so many axes (0: numbers); with `passing` but for results that are arguments."""
+        key = axes, single, passing
         if key not in self._made:
-            self._made[key] = Compiled(self, axes, single)
+            self._made[key] = Compiled(self, axes, single, passing)
         return self._made[key]
 
     def _by_numpy(self, groups: Sequence[Sequence[Any]], out: Sequence[Any]) -> tuple[Any, ...]:
@@ -266,6 +270,8 @@ class Compiled:
     ----------
     computed, others : list of int
         Results that the kernel computes, and those that NumPy does.
+    passed : list of (int, int)
+        Results that are arguments, and which.
     kernel, address : function, int
         The kernel, and where it is.
     arguments, wanted : c_int64
@@ -273,12 +279,14 @@ class Compiled:
     dtype : dtype
     """
 
-    def __init__(self, of: Elementwise, axes: tuple[int, ...], single: bool) -> None:
+    def __init__(self, of: Elementwise, axes: tuple[int, ...], single: bool, passing: bool) -> None:
         top = max(axes)
         moving = {symbol for symbol, there in zip(of.symbols, axes, strict=True) if there == top}
-        all_moving = [k for k, expr in enumerate(of.results) if expr.free_symbols & moving]
+        passed = {k: of.symbols.index(e) for k, e in enumerate(of.results) if passing and e in moving}
+        all_moving = [k for k, e in enumerate(of.results) if e.free_symbols & moving and k not in passed]
+        self.passed = [(k, place) for k, place in passed.items() if k < of.size]
         self.computed = [k for k in all_moving if k < of.size]
-        self.others = [k for k in range(of.size) if k not in all_moving]
+        self.others = [k for k in range(of.size) if k not in all_moving and k not in passed]
         self._is_number = [not there for there in axes]
         self.dtype = SINGLE if single else DOUBLE
         self._on_host = array_function(of.name, [of.symbols], [of.results[k] for k in self.others], np)
