@@ -260,7 +260,7 @@ def mutants():
         "kernel": lambda source: source.replace(" + ", " + 0 * ") if "void kernel(" in source else source,
         "errors": lambda source: source.replace("v[i] += errors[i * S + k]", "v[i] += 0 * errors[i * S + k]"),
         "own past": lambda source: source.replace("to[q] = from[q] * f[q]", "to[q] = 0 * from[q] * f[q]"),
-        "recurrent": lambda source: source.replace("p->w, 1, 1, p->u.at", "p->w, 1, 0, p->u.at"),
+        "recurrent": lambda source: source.replace("p->w, 1, p->u.at", "p->w, 0, p->u.at"),
         "restart": lambda source: source.replace("x->end[t * x->B + b] ? fresh", "0 ? fresh"),
     }
 

@@ -97,12 +97,13 @@ def _products(backend: Any, circuit: Any, run: Run, kept: list[Any]) -> Iterator
         if synapses.pre is None:
             continue
         pre, post, u = circuit.populations[synapses.pre], circuit.populations[synapses.post], run.u[synapses.post]
-        W = np.ascontiguousarray(circuit.weights[synapses.key])
-        kept.append(W)
         sent = run.sent[..., pre.rate_slice] if synapses.line is None else _states(run.starts, pre)[synapses.line]
         for first, count, place in _runs(synapses.ports):
-            arriving, received = backend.views([sent, u[:, :, first]], u.dtype)
-            yield Product(arriving, received, address(W[place]), count * post.N, pre.N)
+            W = circuit.weights[synapses.key][place : place + count].reshape(-1, pre.N)
+            turned = np.ascontiguousarray(W.T)
+            kept.append(turned)
+            arriving, received, there = backend.views([sent, u[:, :, first], turned], u.dtype)
+            yield Product(arriving, received, there.at, count * post.N, pre.N)
 
 
 def _runs(ports: Sequence[int]) -> Iterator[tuple[int, int, int]]:

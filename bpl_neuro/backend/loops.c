@@ -18,15 +18,15 @@ typedef struct {
 typedef void gemm_t(
     char *, char *, int *, int *, int *, REAL *, const REAL *, int *, const REAL *, int *, REAL *, REAL *, int *);
 
-// c (rows, m) ← a (rows, k) · w + factor · c, where w is (k, m), or (m, k) if it is turned
+// c (rows, m) ← a (rows, k) · w (k, m) + factor · c
 static void multiply(
-    gemm_t *gemm, index_t rows, index_t m, index_t k, const REAL *a, index_t a_row, const REAL *w, int turned,
-    REAL factor, REAL *c, index_t c_row)
+    gemm_t *gemm, index_t rows, index_t m, index_t k, const REAL *a, index_t a_row, const REAL *w, REAL factor,
+    REAL *c, index_t c_row)
 {
-    char first = turned ? 'T' : 'N', second = 'N';
-    int M = m, N = rows, K = k, lda = turned ? k : m, ldb = a_row, ldc = c_row;
+    char as_it_is = 'N';
+    int M = m, N = rows, K = k, lda = m, ldb = a_row, ldc = c_row;
     REAL one = 1;
-    gemm(&first, &second, &M, &N, &K, &one, w, &lda, a, &ldb, &factor, c, &ldc);
+    gemm(&as_it_is, &as_it_is, &M, &N, &K, &one, w, &lda, a, &ldb, &factor, c, &ldc);
 }
 
 static int side_by_side(const view *v, index_t columns) { return v->column == 1 && v->row == columns; }
@@ -38,7 +38,7 @@ static void gather(
     const index_t column = v->column;
     for (index_t i = 0; i < rows; ++i, from += v->row, to += columns) {
         if (column == 1)
-            for (index_t j = 0; j < columns; ++j) to[j] = from[j];
+            memcpy(to, from, columns * sizeof(REAL));
         else if (column == 2)
             for (index_t j = 0; j < columns; ++j) to[j] = from[2 * j];
         else
@@ -53,7 +53,7 @@ static void scatter(
     const index_t column = v->column;
     for (index_t i = 0; i < rows; ++i, to += v->row, from += columns) {
         if (column == 1)
-            for (index_t j = 0; j < columns; ++j) to[j] = from[j];
+            memcpy(to, from, columns * sizeof(REAL));
         else if (column == 2)
             for (index_t j = 0; j < columns; ++j) to[2 * j] = from[j];
         else
@@ -198,7 +198,7 @@ void adam(
 
 // ---- over the steps of a trial
 
-// what arrives at some neighbouring inputs: u (rows, m) += sent (rows, k) · wᵀ
+// what arrives at some neighbouring inputs: u (rows, m) += sent (rows, k) · w; turned once, as BLAS likes it better so
 typedef struct {
     view sent, u;
     const REAL *w;
@@ -228,7 +228,7 @@ static void arrive(const run *x, const product *p, index_t t)
         sent = x->work;
         row = p->k;
     }
-    multiply(x->gemm, x->B, p->m, p->k, sent, row, p->w, 1, 1, p->u.at + t * p->u.step, p->u.row);
+    multiply(x->gemm, x->B, p->m, p->k, sent, row, p->w, 1, p->u.at + t * p->u.step, p->u.row);
 }
 
 static void restart(const run *x, index_t t, const REAL *fresh, const REAL *after, REAL *next, index_t size)
@@ -298,19 +298,18 @@ typedef struct {
 
 // to (rows, N) ← (or +=) from · factor
 static void add_term(
-    const term *x, index_t place, index_t B, index_t N, const REAL *restrict from, REAL *restrict to, index_t to_row,
-    int first)
+    const term *x, index_t place, index_t B, index_t N, const REAL *restrict from, REAL *restrict to, int first)
 {
     const REAL *restrict f = x->factor.at + place * x->factor.step;
     const index_t row = x->factor.row;
-    if (to_row == N && row == N) {
+    if (row == N) {
         if (first)
             for (index_t q = 0; q < B * N; ++q) to[q] = from[q] * f[q];
         else
             for (index_t q = 0; q < B * N; ++q) to[q] += from[q] * f[q];
         return;
     }
-    for (index_t b = 0; b < B; ++b, f += row, from += N, to += to_row) {
+    for (index_t b = 0; b < B; ++b, f += row, from += N, to += N) {
         if (first)
             for (index_t i = 0; i < N; ++i) to[i] = from[i] * f[i];
         else
@@ -318,27 +317,29 @@ static void add_term(
     }
 }
 
-// out_l (rows, N), rows to_row apart, l to_next apart: Σ_k v_k factor_kl over the terms, 0 where there is none
+// out (rows, N) ← Σ_k v_k factor_kl over the terms that go to l, 0 where there is none
 static void add_terms(
-    const term *terms, index_t count, index_t place, index_t B, index_t N, const REAL *v, REAL *out, index_t parts,
-    index_t to_next, index_t to_row)
+    const term *terms, index_t count, index_t l, index_t place, index_t B, index_t N, const REAL *v, REAL *out)
 {
-    for (index_t l = 0; l < parts; ++l) {
-        int first = 1;
-        for (index_t k = 0; k < count; ++k)
-            if (terms[k].to == l) {
-                add_term(terms + k, place, B, N, v + terms[k].from * B * N, out + l * to_next, to_row, first);
-                first = 0;
-            }
-        for (index_t b = 0; first && b < B; ++b) memset(out + l * to_next + b * to_row, 0, N * sizeof(REAL));
-    }
+    int first = 1;
+    for (index_t k = 0; k < count; ++k)
+        if (terms[k].to == l) {
+            add_term(terms + k, place, B, N, v + terms[k].from * B * N, out, first);
+            first = 0;
+        }
+    if (first) memset(out, 0, B * N * sizeof(REAL));
 }
 
 static REAL *received_at(const neurons *p, index_t t) { return p->received + t * p->received_step; }
 
 static void credit(const sweep *x, const neurons *p, index_t t, index_t place)
 {
-    add_terms(p->C, p->credit, place, x->B, p->N, p->v, received_at(p, t), p->P, p->N, p->P * p->N);
+    for (index_t l = 0; l < p->P; ++l) {
+        REAL *to = received_at(p, t) + l * p->N, *from = p->P == 1 ? to : x->work;
+        add_terms(p->C, p->credit, l, place, x->B, p->N, p->v, from);
+        for (index_t b = 0; from != to && b < x->B; ++b)
+            memcpy(to + b * p->P * p->N, from + b * p->N, p->N * sizeof(REAL));
+    }
 }
 
 static void through(const sweep *x, const way *w, index_t t, index_t place, index_t weights)
@@ -347,12 +348,12 @@ static void through(const sweep *x, const way *w, index_t t, index_t place, inde
     const REAL *received = received_at(post, t) + w->port * post->N, *W = w->w + weights * w->w_step;
     const index_t row = post->P * post->N, size = x->B * pre->N;
     if (w->direct) {  // D is 1
-        multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 1, pre->carried + w->D->to * size, pre->N);
+        multiply(x->gemm, x->B, w->m, w->k, received, row, W, 1, pre->carried + w->D->to * size, pre->N);
         return;
     }
-    multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, 0, x->work, pre->N);
+    multiply(x->gemm, x->B, w->m, w->k, received, row, W, 0, x->work, pre->N);
     for (index_t k = 0; k < w->slopes; ++k)
-        add_term(w->D + k, place, x->B, pre->N, x->work, pre->carried + w->D[k].to * size, pre->N, 0);
+        add_term(w->D + k, place, x->B, pre->N, x->work, pre->carried + w->D[k].to * size, 0);
 }
 
 // What was carried to the end of step t comes to rest there: v_t = errors_t + decay · going_on_t · carried.
@@ -390,7 +391,8 @@ void carry_back(const sweep *x)
             for (index_t k = 0; k < x->populations; ++k) {
                 const neurons *p = x->neurons + k;
                 const index_t size = x->B * p->N;
-                add_terms(p->A, p->own, from, x->B, p->N, p->v, p->carried, p->S, size, p->N);
+                for (index_t l = 0; l < p->S; ++l)
+                    add_terms(p->A, p->own, l, from, x->B, p->N, p->v, p->carried + l * size);
                 if (x->ways && x->give != CREDIT) credit(x, p, 0, from);
             }
             for (index_t k = 0; k < x->ways; ++k)

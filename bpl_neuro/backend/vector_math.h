@@ -167,8 +167,8 @@ static inline REAL own_tanh(REAL x) {
 
 // by exp(−|x|), which does not overflow; what is 0 in the end passes through the subnormal numbers
 static inline REAL own_sigmoid(REAL x) {
-    const REAL E = own_exp(-size_of(x));
-    return (x < 0 ? E : 1) / (1 + E);
+    const REAL E = own_exp(-size_of(x)), y = 1 / (1 + E);  // y as its slope has it, so that both divide once
+    return x < 0 ? E * y : y;
 }
 
 static inline REAL own_erf(REAL x) {
