@@ -1,4 +1,4 @@
-"""The loops over whole trials: what of a circuit and a trajectory is told to `loops.c`."""
+"""The loops over whole trials: what of a circuit and a trajectory is told to `trials.c`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bpl_neuro.backend.c_arguments import Map, Neurons, Product, RunArguments, Sweep, Term, Way, address, several
 from bpl_neuro.backend.step_loops import Factors, Run
 
-__all__ = ["carry_back", "carry_within", "roll"]
+__all__ = ["carry_back", "carry_kept", "carry_within", "roll"]
 
 
 def roll(
@@ -145,7 +145,7 @@ def _factors(circuit: Any, run: Run, end: Any, made: Any, factors: Any, slopes: 
     return Factors(tuple(before), tuple(after), A, C)
 
 
-#: what a way back gives, as loops.c counts it
+#: what a way back gives, as trials.c counts it
 GIVE = {"sums": 0, "arriving": 1, "credit": 2}
 
 

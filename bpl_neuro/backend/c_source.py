@@ -59,7 +59,7 @@ def _common(single: bool, names: tuple[str, ...]) -> str:
 
 def loops_source(single: bool) -> str:
     """The loops that do not depend on a model."""
-    return f"{common(single)}\n{(HERE / 'loops.c').read_text(encoding='utf-8')}"
+    return "\n".join([common(single), *((HERE / name).read_text(encoding="utf-8") for name in ("loops.c", "trials.c"))])
 
 
 @functools.lru_cache(maxsize=256)

@@ -102,7 +102,8 @@ def cache_folder() -> Path:
         raise BackendError(
             f'`backend` = "c" keeps what it compiles in {folder}, which cannot be made: {error}'
         ) from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    own = not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077)
+    if not (stat.S_ISDIR(found.st_mode) and own):
         raise BackendError(
             f'`backend` = "c" keeps what it compiles in {folder}, which must be a folder of your own that is closed to '
             "others (chmod 700)"
