@@ -114,10 +114,9 @@ class StepLoops:
         wiring, T = ways.rows.wiring, len(errors)
         whole = wiring.backend.to_host(going_on.all(axis=1))
         ahead = wiring.split(errors)  # taken apart, as the steps want it on the way back
-        out = [[self.xp.zeros_like(v) for v in states] for states in ahead]
+        out = [[self.xp.empty_like(v) for v in states] for states in ahead]
         v = [[own[T - 1] for own in states] for states in ahead]
-        if give != "arriving":
-            _write(out, T - 1, v)
+        _write(out, T - 1, v if give != "arriving" else [[0] * len(states) for states in v])
         for t in reversed(range(T - 1)):
             arriving = ways.back(t + 1, v, part)
             if not whole[t]:
@@ -129,8 +128,9 @@ class StepLoops:
                     for pair in zip(v, arriving, strict=True)
                 ]
             _write(out, t, arriving if give == "arriving" else v)
-        found = wiring.join(out)
-        return ways.rows.input_credit(found.reshape(-1, wiring.n)) if give == "credit" else found
+        if give == "credit":
+            return ways.rows.credit_of([[v.reshape(-1, v.shape[-1]) for v in states] for states in out])
+        return wiring.join(out)
 
     def carry_within(
         self,
