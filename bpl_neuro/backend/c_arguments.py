@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg.cython_blas
 
+from bpl_neuro.errors import BackendError
+
 __all__ = [
     "PYTHON",
     "Map",
@@ -107,10 +109,13 @@ def views(library: Any, arrays: Sequence[np.ndarray]) -> Any:
 
 @functools.cache
 def gemm(dtype: np.dtype[Any]) -> int:
-    """The address of BLAS's matrix product in a precision: the one that SciPy brings."""
+    """The address of BLAS's matrix product in a precision: the one that SciPy brings; BackendError if it is another."""
     capsule = scipy.linalg.cython_blas.__pyx_capi__["sgemm" if dtype == np.float32 else "dgemm"]
     name = ctypes.pythonapi.PyCapsule_GetName
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return int(pointer(capsule, name(capsule)))
+    signature = name(capsule)
+    if b"int *" not in signature:
+        raise BackendError(f'`backend` = "c" needs a BLAS whose sizes are of type int, got {signature.decode()}')
+    return int(pointer(capsule, signature))
