@@ -210,19 +210,21 @@ class Elementwise:
         self.symbols = [symbol for group in groups for symbol in group]
         self.size = len(self.results[:first])
         self._made: dict[Any, Compiled] = {}
+        #: where there is nothing to compute, NumPy's form costs least
+        self.plain = all(expr.is_Symbol or not expr.free_symbols for expr in self.results[:first])
 
     def __call__(self, *groups: Sequence[Any], out: Sequence[Any] = ()) -> tuple[Any, ...]:
         """Results for groups of (B, N) or (N,) arrays and numbers; the first are written into `out`."""
-        inputs: list[Any] = [  # a group that no result needs may be left empty
-            values[j] if j < len(values) else 0.0
-            for symbols, values in zip(self.groups, groups, strict=True)
-            for j in range(len(symbols))
-        ]
+        if self.plain:
+            return self._by_numpy(groups, out)
+        inputs: list[Any] = [value for values in groups for value in values]
+        if len(inputs) != len(self.symbols):
+            inputs = self._filled(groups)
         axes = tuple([getattr(value, "ndim", 0) for value in inputs])
-        arrays = [value for value, there in zip(inputs, axes, strict=True) if there]
-        top = max(axes, default=0)
-        kind = arrays[0].dtype if arrays else None
-        if top not in (1, 2) or kind not in (SINGLE, DOUBLE) or any([a.dtype != kind for a in (*arrays, *out)]):
+        arrays = [value for value in inputs if getattr(value, "ndim", 0)]
+        kinds = [array.dtype for array in (*arrays, *out)]
+        top, kind = max(axes, default=0), kinds[0] if arrays else None
+        if top not in (1, 2) or kind not in (SINGLE, DOUBLE) or kinds.count(kind) != len(kinds):
             return self._by_numpy(groups, out)
         made = self.compiled(axes, kind == SINGLE, passing=True)
         outputs: list[Any] = [None] * self.size
@@ -236,10 +238,11 @@ class Elementwise:
                 if k < len(out):
                     out[k][...] = value
         if made.computed:
-            shape = next(a.shape for a in arrays if a.ndim == top)
-            fresh = iter(np.empty((sum([k >= len(out) for k in made.computed]), *shape), kind))
-            for k in made.computed:
-                outputs[k] = out[k] if k < len(out) else next(fresh)
+            shape = inputs[axes.index(top)].shape
+            wanted = [k for k in made.computed if k >= len(out)]
+            outputs[: len(out)] = [out[k] if k in made.computed else outputs[k] for k in range(len(out))]
+            for k, place in zip(wanted, np.empty((len(wanted), *shape), kind), strict=True):
+                outputs[k] = place
             fits = with_python(kind).elementwise_of(
                 PYTHON, made.kernel, made.numbers(inputs), ctypes.c_int64(shape[-2] if top == 2 else 1),
                 ctypes.c_int64(shape[-1]), made.arguments, made.wanted,
@@ -249,6 +252,14 @@ class Elementwise:
                 return self._by_numpy(groups, out)
         return tuple(outputs)
 
+    def _filled(self, groups: Sequence[Sequence[Any]]) -> list[Any]:
+        """The arguments, with zeros for a group that no result needs and that was left empty."""
+        return [
+            values[j] if j < len(values) else 0.0
+            for symbols, values in zip(self.groups, groups, strict=True)
+            for j in range(len(symbols))
+        ]
+
     def compiled(self, axes: tuple[int, ...], single: bool, passing: bool = False) -> Compiled:
         """The loop for arguments of so many axes (0: numbers); with `passing` but for results that are arguments."""
         key = axes, single, passing
@@ -256,8 +267,13 @@ class Elementwise:
             self._made[key] = Compiled(self, axes, single, passing)
         return self._made[key]
 
+    @functools.cached_property
+    def by_numpy(self) -> Callable[..., tuple[Any, ...]]:
+        """NumPy's form."""
+        return array_function(self.name, self.groups, self.results, np, first=self.first)
+
     def _by_numpy(self, groups: Sequence[Sequence[Any]], out: Sequence[Any]) -> tuple[Any, ...]:
-        results = array_function(self.name, self.groups, self.results, np, first=self.first)(*groups)
+        results = self.by_numpy(*groups)
         for place, result in zip(out, results, strict=False):
             place[...] = result
         return results
