@@ -220,7 +220,8 @@ class Sweeping:
         first = len(self.keys)
         for key, value in entries:
             self.keys.append(key)
-            self.factors.append(np.asarray(value, self.dtype) if np.ndim(value) else np.full(N, value, self.dtype))
+            rows = np.asarray(value, self.dtype) if np.ndim(value) else np.full(N, value, self.dtype)
+            self.factors.append(rows if rows.strides[-1] == rows.itemsize else np.ascontiguousarray(rows))
         return slice(first, len(self.keys))
 
     def __call__(
