@@ -1,10 +1,11 @@
 """A whole training step (forward, credit, Adam) of each rule against torch.nn.LSTM's and a jitted JAX one's.
 
-    python benchmarks/training_step.py [rounds] [--smoke] [--json FILE]
+    python benchmarks/training_step.py [rounds] [--smoke] [--json FILE] [--backend c]
 
 Row MNIST's shapes (LSTM of 30 units, batch 50, 28 steps of 28 inputs) and copy–repeat's (LSTM of 100, batch 100), in
 float32, one thread. Rounds alternate between the contestants; printed are the median over rounds, its ratio to torch's
-of the same rounds, and the peak memory of a process of its own.
+of the same rounds, and the peak memory of a process of its own. With ``--backend c`` the contestants are NumPy and the
+compiled loops, rule by rule, in CPU time.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ RULES = {
     "BP(1), per step": ("bp_lambda", "step", {"trace": "lazy"}),
     "BP(1), per step, local trace": ("bp_lambda", "step", {"trace": "local"}),
 }
+#: beside them where backends are compared: the synthesiser that is compatible with the circuit
+MORE_RULES = {
+    "compatible BP(1), per trial": ("bp_lambda", "trial", {"trace": "sweep"}),
+    "e-prop, per step": ("eprop", "step", {}),
+}
 
 
 def data(shape: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -50,16 +56,19 @@ def data(shape: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, shape["outputs"], shape["batch"])
 
 
-def ours(shape: dict[str, int], rule: str) -> Callable[[], object]:
+def ours(shape: dict[str, int], rule: str, backend: str = "numpy") -> Callable[[], object]:
     """One of our training steps."""
-    name, schedule, options = RULES[rule]
+    name, schedule, options = (RULES | MORE_RULES)[rule]
     x, labels = data(shape)
     y = np.repeat(labels[:, None], shape["steps"], axis=1)
     mask = np.zeros(y.shape, np.float32)
     mask[:, -1] = 1
-    circuit = bpl.Circuit("lstm", shape["units"], shape["inputs"], dtype="float32")
+    circuit = bpl.Circuit("lstm", shape["units"], shape["inputs"], dtype="float32", backend=backend)
     readout = bpl.Readout(circuit, shape["outputs"], "cross_entropy")
-    trainer = bpl.Trainer(circuit, readout, bpl.make_rule(name, circuit, **options), schedule=schedule)
+    compatible = rule.startswith("compatible")
+    on = bpl.Synthesiser(circuit, target="current", sees="synapses") if compatible else circuit
+    optimiser = {"psi": bpl.Adam(), "phi": bpl.Adam(), "theta": bpl.RLS(forget=0.9, ridge=1e-2)} if compatible else None
+    trainer = bpl.Trainer(circuit, readout, bpl.make_rule(name, on, **options), optimiser=optimiser, schedule=schedule)
     batch = bpl.Batch(x, y, mask)
     return lambda: trainer.train_batch(batch)
 
@@ -138,15 +147,17 @@ def contestants(shape: dict[str, int]) -> dict[str, Callable[[], object]]:
     return found | {rule: ours(shape, rule) for rule in RULES}
 
 
-def medians(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def medians(
+    steps: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median time of a step, in ms."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             step()  # warm
-            begun = time.perf_counter()
+            begun = clock()
             step()
-            times[name].append(1e3 * (time.perf_counter() - begun))
+            times[name].append(1e3 * (clock() - begun))
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
@@ -174,6 +185,22 @@ def main(rounds: int, path: str | None, shapes: dict[str, dict[str, int]]) -> No
         Path(path).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
+def compare_backends(rounds: int, path: str | None, shapes: dict[str, dict[str, int]], backend: str) -> None:
+    """Print how many times the CPU time of a backend NumPy takes, and write JSON."""
+    table, results = Table("NumPy's time over that of the compiled loops", *shapes), {}
+    for rule in RULES | MORE_RULES:
+        row = []
+        for title, shape in shapes.items():
+            steps = {name: ours(shape, rule, name) for name in ("numpy", backend)}
+            found = medians(steps, rounds, time.process_time)
+            results[f"{title}: {rule}"] = found | {"ratio": found["numpy"] / found[backend]}
+            row.append(f"{found['numpy'] / found[backend]:.2f}")
+        table.add_row(rule, *row)
+    Console(width=120).print(table)
+    if path:
+        Path(path).write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak"]:
         shape = json.loads(sys.argv[3])
@@ -184,6 +211,11 @@ if __name__ == "__main__":
     else:
         parser = benchmark_parser(__doc__)
         parser.add_argument("rounds", nargs="?", type=int, default=30)
+        parser.add_argument("--backend", choices=["c"], help="compare it with NumPy, in the place of torch and JAX")
         given = parser.parse_args()
-        smallest = dict([next(iter(SHAPES.items()))])
-        main(1 if given.smoke else given.rounds, given.json, smallest if given.smoke else SHAPES)
+        shapes = dict([next(iter(SHAPES.items()))]) if given.smoke else SHAPES
+        rounds = 1 if given.smoke else given.rounds
+        if given.backend:
+            compare_backends(rounds, given.json, shapes, given.backend)
+        else:
+            main(rounds, given.json, shapes)

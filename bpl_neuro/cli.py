@@ -110,10 +110,11 @@ def doctor() -> None:
     table = Table("what", "found", box=None)
     for key, value in environment().items():
         table.add_row(key, str(value) or "not set")
-    try:
-        table.add_row("backend cupy", f"{get_backend('cupy').name}: found a GPU")
-    except BackendError as error:
-        table.add_row("backend cupy", escape(str(error)))
+    for backend, found in (("c", "compiles"), ("cupy", "found a GPU")):
+        try:
+            table.add_row(f"backend {backend}", f"{get_backend(backend).name}: {found}")
+        except BackendError as error:
+            table.add_row(f"backend {backend}", escape(str(error)))
     console.print(table)
     for name in available_models():
         _check(name)

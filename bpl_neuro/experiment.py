@@ -79,7 +79,7 @@ class TrainingConfig(SimulationConfig):
         Its further arguments: ``{"every": 10, "trials": [0], "units": ["exc"]}``.
     checkpoint_every : int
         Batches between two checkpoints.
-    backend : {"numpy", "cupy", "auto"}
+    backend : {"numpy", "c", "cupy", "auto"}
         What it runs on. "auto" becomes what it took, here and in config.toml.
     """
 

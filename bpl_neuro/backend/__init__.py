@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from bpl_neuro.backend.c_backend import CBackend
 from bpl_neuro.backend.cupy_backend import CupyBackend
 from bpl_neuro.backend.numpy_backend import NumpyBackend, keep_freed_memory
 from bpl_neuro.checks import shown
 from bpl_neuro.errors import BackendError
 
-__all__ = ["Backend", "CupyBackend", "NumpyBackend", "get_backend"]
+__all__ = ["Backend", "CBackend", "CupyBackend", "NumpyBackend", "get_backend"]
 
 Backend = NumpyBackend | CupyBackend
 
@@ -20,14 +21,15 @@ def get_backend(name: Any) -> Backend:
 
     Parameters
     ----------
-    name : {"numpy", "cupy", "auto"} or a backend
+    name : {"numpy", "c", "cupy", "auto"} or a backend
+        "c" compiles what is slow in NumPy, with the C compiler of this machine; "cupy" runs on an NVIDIA GPU.
         "auto" takes CuPy where it is installed and finds a GPU, else NumPy, and logs which (logger ``bpl_neuro``). By
         name nothing falls back.
 
     Raises
     ------
     BackendError
-        For a name that is not a backend, or "cupy" without CuPy or a GPU; says what is missing.
+        For a name that is not a backend, "cupy" without CuPy or a GPU, or "c" without a compiler; says what is missing.
     """
     if isinstance(name, Backend):
         return name
@@ -36,6 +38,9 @@ def get_backend(name: Any) -> Backend:
     if name == "numpy":
         keep_freed_memory()
         return NumpyBackend()
+    if name == "c":
+        keep_freed_memory()
+        return CBackend()
     if name == "cupy":
         return CupyBackend()
     if name == "auto":
@@ -47,4 +52,4 @@ def get_backend(name: Any) -> Backend:
             return get_backend("numpy")
         log.info("backend: cupy")
         return backend
-    raise BackendError(f'`backend` must be "numpy", "cupy" or "auto", got {name!r}')
+    raise BackendError(f'`backend` must be "numpy", "c", "cupy" or "auto", got {name!r}')

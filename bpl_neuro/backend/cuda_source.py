@@ -16,7 +16,7 @@ from bpl_neuro.model.codegen import Dialect, emit, reduced
 from bpl_neuro.model.functions import FUNCTIONS
 from bpl_neuro.model.names import argument, device_function, temporary
 
-__all__ = ["COMMON", "elementwise_source", "local_pass_source"]
+__all__ = ["COMMON", "elementwise_source", "local_pass_source", "local_terms"]
 
 #: fixed kernels, and what a model's text may call; every generated kernel is appended to it
 COMMON = "\n".join(
@@ -130,21 +130,30 @@ def local_pass_source(
         there = f"e + b * e_b + i * e_i + {p} * m + j"
         inner += [f"REAL *at = {there};"] if p == 0 else [f"at = {there};"]
         inner += [f"const REAL old{k}_{p} = at[{k} * e_l];" for k in range(states)]
-        for k in range(states):
-            terms = [f"f{k}_{q} * old{q}_{p}" for row, q, _ in F if row == k]
-            terms += [f"g{k}_{p} * z_here" for row, port, _ in G if (row, port) == (k, p)]
-            inner.append(f"const REAL new{k}_{p} = {' + '.join(terms) or 'REAL(0)'};")
-        if F or G:
-            inner += [f"at[{k} * e_l] = new{k}_{p};" for k in range(states)]
-        met = [f"late{k}_here * old{k}_{p}" for k in range(states) if late]
-        met += [f"now{k}_here * {'new' if F or G else 'old'}{k}_{p}" for k in range(states) if now]
+        new, met = local_terms(p, states, F, G, late, now)
+        inner += [f"const REAL new{k}_{p} = {term};" for k, term in enumerate(new)]
+        inner += [f"at[{k} * e_l] = new{k}_{p};" for k in range(len(new))]
         if met:
-            inner.append(f"sum{p} += {' + '.join(met)};")
+            inner.append(f"sum{p} += {met};")
     body = ["const index_t i = q / m, j = q % m;"]
     body += [f"REAL sum{p} = 0;" for p in range(ports) if signals]
     body += ["for (index_t b = 0; b < B; ++b) {", *[f"    {line}" for line in (*load, *inner)], "}"]
     body += [f"out[{p} * out_p + i * out_i + j * out_j] = sum{p};" for p in range(ports) if signals]
     return _kernel(name, parameters, body, "N * m")
+
+
+def local_terms(
+    p: int, states: int, F: Sequence[tuple[int, int, bool]], G: Sequence[tuple[int, int, bool]], late: bool, now: bool
+) -> tuple[list[str], str]:
+    """Of the traces of port p: what each becomes, nothing if they stay, and what errors make of them."""
+    new = []
+    for k in range(states if F or G else 0):
+        terms = [f"f{k}_{q} * old{q}_{p}" for row, q, _ in F if row == k]
+        terms += [f"g{k}_{p} * z_here" for row, port, _ in G if (row, port) == (k, p)]
+        new.append(" + ".join(terms) or "REAL(0)")
+    met = [f"late{k}_here * old{k}_{p}" for k in range(states) if late]
+    met += [f"now{k}_here * {'new' if F or G else 'old'}{k}_{p}" for k in range(states) if now]
+    return new, " + ".join(met)
 
 
 def _kernel(name: str, parameters: Iterable[str], body: Iterable[str], size: str) -> str:

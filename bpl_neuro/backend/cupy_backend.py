@@ -16,6 +16,7 @@ import sympy as sp
 
 from bpl_neuro.backend.cuda_source import COMMON, elementwise_source, local_pass_source
 from bpl_neuro.backend.numpy_backend import real_dtype
+from bpl_neuro.backend.step_loops import StepLoops
 from bpl_neuro.errors import BackendError
 from bpl_neuro.model.codegen import array_function
 
@@ -27,7 +28,7 @@ OPTIONS = ("-std=c++14",)
 C_NAMES = {"float32": "float", "float64": "double"}
 
 
-class CupyBackend:
+class CupyBackend(StepLoops):
     """Array namespace `xp`, conversions to and from host arrays, and the operations with a kernel of their own.
 
     `NumpyBackend` has the same methods, and says what they do.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from bpl_neuro.backend.step_loops import StepLoops
 from bpl_neuro.checks import shown
 from bpl_neuro.errors import ValidationError
 from bpl_neuro.model.codegen import array_function
@@ -23,7 +24,7 @@ BLOCK = 2**19
 
 
 @dataclass(frozen=True)
-class NumpyBackend:
+class NumpyBackend(StepLoops):
     """Array namespace `xp`, conversions to and from host arrays, and operations with kernels of their own on a GPU.
 
     `CupyBackend` has the same methods.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,20 @@ class Dynamics:
             states = [values[..., k] for k in range(pop.S)]
             self.backend.write(pop.sent_rate, [out[:, pop.rate_slice]], states, (), pop.parameters)
 
+    def factors(self, s: Any, received: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """A and C of rows of states before a step, (R, n), and of what they received, (R, P, N) of each population."""
+        A, C = [], []
+        for pop, u in zip(self.populations, received, strict=True):
+            values = s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
+            states = [values[..., k] for k in range(pop.S)]
+            results = pop.linearised(states, [u[:, p] for p in range(pop.P)], pop.parameters)
+            split = pop.S + len(pop.a_keys)
+            A.append(dict(zip(pop.a_keys, results[pop.S : split], strict=True)))
+            C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
+        if self.clamped:
+            self.cut(A, C)
+        return A, C
+
     def rate_credit(self, state: State, dr: Any) -> Any:
         """∂L/∂s from ∂L/∂r at the same step: (B, N) → (B, n)."""
         out = self.xp.zeros((dr.shape[0], self.n), dr.dtype)
@@ -181,13 +195,13 @@ class Dynamics:
 
     def _clamp(self, s: Any) -> None:
         """Put clamped states (B, n) at their values, in place."""
-        for q, units, values in self._held():
+        for q, units, values in self.held():
             pop = self.populations[q]
             s[:, pop.state_slice].reshape(-1, pop.N, pop.S)[:, units, 0] = self.backend.asarray(values, s.dtype)
 
     def cut(self, A: list[Any], C: list[Any]) -> None:
         """Put the derivatives of clamped states at 0, in place of the factors."""
-        for q, units, _ in self._held():
+        for q, units, _ in self.held():
             keep = self.xp.ones(self.populations[q].N, self.dtype)
             keep[units] = 0
             for factors in (A[q], C[q]):
@@ -195,7 +209,7 @@ class Dynamics:
                     if key[0] == 0:
                         factors[key] = factors[key] * keep
 
-    def _held(self) -> Iterator[tuple[int, list[int], list[float]]]:
+    def held(self) -> Iterator[tuple[int, list[int], list[float]]]:
         """Numbers of populations with clamped units, those units, and their values."""
         for q in range(len(self.populations)):
             held = {unit: value for (p, unit), value in self.clamped.items() if p == q}

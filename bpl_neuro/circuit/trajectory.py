@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bpl_neuro.backend.step_loops import Run
 from bpl_neuro.circuit.circuit import Circuit
 from bpl_neuro.circuit.transition import Transition
 from bpl_neuro.circuit.wiring import Parts, State
@@ -65,7 +66,7 @@ class Trajectory:
 
     def back(self, t: int, parts: Parts, part: str = "both") -> Parts:
         """`Transition.back` of step t."""
-        A, C, slopes, weights = self._ways
+        A, C, slopes, weights = self.ways
         if self.moved is not None:
             weights = self.rows.wiring.recurrent(self.moved[t])
         return self.rows.wiring.back(
@@ -74,8 +75,8 @@ class Trajectory:
         )  # fmt: skip
 
     @functools.cached_property
-    def _ways(self) -> tuple[list[list[Any]], list[list[Any]], list[tuple[dict[int, Any], bool]], list[Any]]:
-        """What `back` needs, arranged step by step: arrays (T, B, N) in the place of (T·B, N)."""
+    def ways(self) -> tuple[list[list[Any]], list[list[Any]], list[tuple[dict[int, Any], bool]], list[Any]]:
+        """What `back` needs (A, C, D, weights), arranged step by step: arrays (T, B, N) in the place of (T·B, N)."""
         rows, wiring = self.rows, self.rows.wiring
 
         def by_step(factors: Mapping[Any, Any]) -> list[Any]:
@@ -91,6 +92,15 @@ class Trajectory:
             slopes.append((D_by_step, any(getattr(d, "ndim", 0) == 3 for d in D_by_step.values())))
         A, C = ([by_step(factors) for factors in entries] for entries in (rows.A, rows.C))
         return A, C, slopes, wiring.recurrent(rows.weights)
+
+    def carry_back(
+        self, errors: Any, going_on: Any, decay: float = 1.0, part: str = "both", *, give: str = "sums"
+    ) -> Any:
+        """Errors (T, B, n) back through all steps: v_t = errors_t + decay · going_on_t · v_{t+1} J_{t+1}.
+
+        Gives v; or "arriving", going_on_t · v_{t+1} J_{t+1}, 0 at the last step; or "credit", v C of all rows.
+        """
+        return self.rows.wiring.backend.carry_back(self, errors, going_on, decay, part, give=give)
 
     def vjp(self, v: Any, part: str = "both") -> Any:
         """`Transition.vjp` of every step: v_t J_t of v (T, B, n)."""
@@ -147,27 +157,15 @@ def unroll(
     restarts = bool(end[:-1].any())
     starts = xp.empty((T, B, circuit.n), dtype) if restarts else states[:-1]
     sent = xp.empty((T, B, circuit.rates), dtype) if restarts else rates[:-1]
-    fresh = circuit.initial_state(1)
     starts[0], sent[0] = state.s, state.rate
-    u = circuit.drive(x)
-    for t in range(T):
-        now, noise = [drive[t] for drive in u], circuit.draw_noise(rng, B)
-        circuit.advance(starts[t], sent[t], x[t], now, states[t + 1], noise)
-        circuit.send(states[t + 1], rates[t + 1])
-        if restarts and t + 1 < T:
-            over = end[t][:, None]
-            starts[t + 1] = xp.where(over, fresh.s, states[t + 1])
-            sent[t + 1] = xp.where(over, fresh.rate, rates[t + 1])
+    run = Run(starts, sent, states[1:], rates[1:], circuit.drive(x))
+    factors = circuit.backend.roll(circuit, run, x, end=end if restarts else None, rng=rng, linearise=linearise)
     flat = [part.reshape(T * B, -1) for part in (starts, sent, states[1:], rates[1:], x)]
-    received = tuple(part.reshape(T * B, *part.shape[2:]) for part in u)
-    before, after = State(flat[0], flat[1], ()), State(flat[2], flat[3], ())
-    A: list[Any] = []
-    C: list[Any] = []
-    if linearise:
-        before, after = (replace(part, D=circuit.state(part.s).D) for part in (before, after))
-        A, C = _linearised(circuit, before.s, received)
+    received = tuple(part.reshape(T * B, *part.shape[2:]) for part in run.u)
+    before, after = State(flat[0], flat[1], factors.before), State(flat[2], flat[3], factors.after)
     rows = Transition(
-        before, after, flat[4], received, tuple(A), tuple(C), circuit.weights, circuit.wiring, circuit.mask,
+        before, after, flat[4], received, tuple(factors.A), tuple(factors.C), circuit.weights, circuit.wiring,
+        circuit.mask,
     )  # fmt: skip
     return Trajectory(rows, xp.zeros((T, B, circuit.n), dtype), end)
 
@@ -191,21 +189,6 @@ def stack(transitions: Sequence[Transition], c: Any, end: Any) -> Trajectory:
         xp.stack(list(c)), xp.stack(list(end)),
         None if all(t.weights is first.weights for t in transitions) else tuple(t.weights for t in transitions),
     )  # fmt: skip
-
-
-def _linearised(circuit: Circuit, s: Any, received: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """A and C of every row."""
-    A, C = [], []
-    for pop, u in zip(circuit.populations, received, strict=True):
-        values = s[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-        states = [values[..., k] for k in range(pop.S)]
-        results = pop.linearised(states, [u[:, p] for p in range(pop.P)], pop.parameters)
-        split = pop.S + len(pop.a_keys)
-        A.append(dict(zip(pop.a_keys, results[pop.S : split], strict=True)))
-        C.append(dict(zip(pop.c_keys, results[split:], strict=True)))
-    if circuit.clamped:
-        circuit.cut(A, C)
-    return A, C
 
 
 def _at(t: int, factors: Iterable[Any]) -> tuple[Any, ...]:

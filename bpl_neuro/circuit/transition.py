@@ -134,9 +134,10 @@ class Transition:
 
     def input_credit(self, v: Any) -> list[Any]:
         """v·C per population: the gradient with respect to the summed inputs, (B, P, N)."""
-        return self._input_credit(self.wiring.split(v))
+        return self.credit_of(self.wiring.split(v))
 
-    def _input_credit(self, parts: Parts) -> list[Any]:
+    def credit_of(self, parts: Parts) -> list[Any]:
+        """`input_credit` of row vectors that were taken apart (`Wiring.split`)."""
         rows = zip(self.wiring.populations, parts, self.C, strict=True)
         return [credit_of_inputs(pop, states, tuple(C.values()), self.wiring) for pop, states, C in rows]
 

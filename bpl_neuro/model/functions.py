@@ -221,23 +221,23 @@ softplus = register(
 
 # Functions with kinks.
 
-sign = register(Function("sign", 1, _flat, "sign", "return REAL((x > 0) - (x < 0));", kink="0 everywhere"))
+sign = register(Function("sign", 1, _flat, "sign", "return x != x ? x : REAL((x > 0) - (x < 0));", kink="0 everywhere"))
 absolute = register(Function("abs", 1, lambda x: (sign(x),), "abs", "return fabs(x);", kink="0 at 0"))
 relu = register(
     Function(
-        "relu", 1, lambda x: (below(0, x),), lambda xp, x: xp.maximum(x, 0), "return x > 0 ? x : REAL(0);",
+        "relu", 1, lambda x: (below(0, x),), lambda xp, x: xp.maximum(x, 0), "return x < 0 ? REAL(0) : x;",
         kink="0 at 0", switches=True, units=(None,), unit_of=0,
     )
 )  # fmt: skip
 maximum = register(
     Function(
-        "maximum", 2, lambda x, a: (below(a, x), above(a, x)), "maximum", "return x > a ? x : a;",
+        "maximum", 2, lambda x, a: (below(a, x), above(a, x)), "maximum", "return x > a || x != x ? x : a;",
         kink="that of the second where they are equal", switches=True, units=(None, "x"), unit_of=0,
     )
 )  # fmt: skip
 minimum = register(
     Function(
-        "minimum", 2, lambda x, a: (below(x, a), above(x, a)), "minimum", "return x < a ? x : a;",
+        "minimum", 2, lambda x, a: (below(x, a), above(x, a)), "minimum", "return x < a || x != x ? x : a;",
         kink="that of the second where they are equal", switches=True, units=(None, "x"), unit_of=0,
     )
 )  # fmt: skip

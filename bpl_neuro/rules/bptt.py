@@ -56,18 +56,9 @@ class BPTT(Rule):
 
     def finish(self, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradients:
         """The sweep back."""
-        wiring = trajectory.rows.wiring
-        cut = window_ends(trajectory.end, self.steps, wiring.xp)
-        cuts = wiring.backend.to_host(cut.any(axis=1))
-        credit = wiring.split(trajectory.c.copy())  # taken apart, as the steps want it on the way back; changed below
+        cut = window_ends(trajectory.end, self.steps, trajectory.rows.wiring.xp)
         ways = trajectory.back_through(self.feedback.transition)
-        for t in reversed(range(len(trajectory) - 1)):
-            back = ways.back(t + 1, [[v[t + 1] for v in states] for states in credit])
-            going_on = ~cut[t][:, None] if cuts[t] else True
-            for states, arriving in zip(credit, back, strict=True):
-                for v, more in zip(states, arriving, strict=True):
-                    v[t] += going_on * more
-        return {"psi": trajectory.parameter_gradient(wiring.join(credit))}
+        return {"psi": trajectory.rows.gradient_from_inputs(ways.carry_back(trajectory.c, ~cut, give="credit"))}
 
     def __repr__(self) -> str:
         return f"BPTT({options_text(self)})"
@@ -105,8 +96,12 @@ def window_ends(end: Any, steps: int | None, xp: Any) -> Any:
 
     The last step of all counts as an end, so that a piece of a stream works as a trial.
     """
-    left, cut = xp.zeros(end[-1].shape, int), xp.empty_like(end)
+    cut = end.copy()
+    cut[-1] = True
+    if steps is None:
+        return cut
+    left = xp.zeros(end[-1].shape, int)
     for t in reversed(range(len(end))):
-        left = xp.where(end[t] | (t == len(end) - 1), 0, left + 1)
-        cut[t] = left % steps == 0 if steps else left == 0
+        left = xp.where(cut[t], 0, left + 1)
+        cut[t] = left % steps == 0
     return cut

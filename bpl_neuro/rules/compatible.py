@@ -206,26 +206,16 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
 
     Costs a `back` a step, and three products over all steps at once.
     """
-    wiring, end, (T, B, _) = trajectory.rows.wiring, trajectory.end, trajectory.c.shape
-    xp, gamma, lam = wiring.xp, rule.gamma, rule.lam
+    wiring, end = trajectory.rows.wiring, trajectory.end
+    gamma, lam = rule.gamma, rule.lam
     currents = rule.currents(trajectory.rows, end.reshape(-1), theta)
     said = rule.arriving(trajectory.back_through(rule.feedback.transition), trajectory.c, currents)
     if rule.residual and gamma:  # what f_t carries forwards, so by the circuit's own weights
         said = said + gamma * trajectory.vjp(_own_memory(trajectory, gamma), "between")
-    arriving = wiring.split(said)
+    going_on, arriving = ~end, wiring.xp.zeros_like(said)
+    arriving[:-1] = going_on[:-1, :, None] * said[1:]
     ways = trajectory.back_through(lambda step: step.coupled(lam))
-    targets = [[xp.zeros_like(v) for v in states] for states in arriving]
-    target: Any = None
-    for t in reversed(range(T - 1)):
-        later = [[v[t + 1] for v in states] for states in arriving]
-        if target is not None and gamma:
-            carried = ways.back(t + 1, target, "both" if lam else "within")
-            later = [[v + gamma * G for v, G in zip(*pair, strict=True)] for pair in zip(later, carried, strict=True)]
-        target = [[v * ~end[t][:, None] for v in states] for states in later]
-        for kept, states in zip(targets, target, strict=True):
-            for rows, G in zip(kept, states, strict=True):
-                rows[t] = G
-    wanted = trajectory.rows.input_credit(wiring.join(targets).reshape(T * B, -1))
+    wanted = ways.carry_back(arriving, going_on, gamma, "both" if lam else "within", give="credit")
     missed = [q - w for q, w in zip(currents, wanted, strict=True)]
     rule.note_fit(carry, rule.synthesiser.flat(missed), rule.synthesiser.flat(currents))
     return {
@@ -236,11 +226,7 @@ def sweep(rule: CompatibleBPLambda, carry: Carry, trajectory: Trajectory, theta:
 
 def _own_memory(trajectory: Trajectory, gamma: float) -> Any:
     """G_t^own = (c_{t+1} + γ G_{t+1}^own) A_{t+1}, (T, B, n); 0 at a trial's end."""
-    own = 0 * trajectory.c
-    for t in reversed(range(len(trajectory) - 1)):
-        arriving = trajectory[t + 1].vjp(trajectory.c[t + 1] + gamma * own[t + 1], "within")
-        own[t] = ~trajectory.end[t][:, None] * arriving
-    return own
+    return trajectory.carry_back(trajectory.c, ~trajectory.end, gamma, "within", give="arriving")
 
 
 CURRENT_TARGET |= {BPLambda: CompatibleBPLambda, BPLambdaEProp: CompatibleBPLambdaEProp}

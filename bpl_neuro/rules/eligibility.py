@@ -147,34 +147,33 @@ def sweep_back(trajectory: Trajectory, signals: Sequence[Any], block: Block, dec
     block, decay
         K, and what multiplies it.
     """
-    wiring, end = trajectory.rows.wiring, trajectory.end
-    entries_at = _entries(trajectory, block)
-    v = wiring.xp.empty_like(trajectory.c)
-    v[-1] = signals[-1]
-    for t in reversed(range(len(trajectory) - 1)):
-        later = v[t + 1]
-        arriving = wiring.xp.zeros_like(later)
-        for pop, entries in zip(wiring.populations, entries_at(t + 1), strict=True):
-            sent = later[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            out = arriving[:, pop.state_slice].reshape(-1, pop.N, pop.S)
-            for (k, j), a in entries.items():
-                out[..., j] += sent[..., k] * a
-        v[t] = signals[t] + ~end[t][:, None] * (decay * arriving)
-    return trajectory.parameter_gradient(v)
+    wiring, going_on = trajectory.rows.wiring, ~trajectory.end
+    errors = signals if hasattr(signals, "ndim") else wiring.xp.stack(list(signals))
+    blocks = _blocks(trajectory, block)
+    credit = wiring.backend.carry_within(trajectory, errors, going_on, decay, blocks, give="credit")
+    return trajectory.rows.gradient_from_inputs(credit)
 
 
-def _entries(trajectory: Trajectory, block: Block) -> Callable[[int], list[Mapping[tuple[int, int], Any]]]:
-    """A function from a step to K of every population; made of all steps at once where their weights are the same."""
-    populations, end = range(len(trajectory.rows.wiring.populations)), trajectory.end
-    if trajectory.moved is not None:
-        return lambda t: [block(trajectory[t], q) for q in populations]
-    rows = trajectory.rows
-    blocks = [
-        {key: a.reshape(*end.shape, -1) if getattr(a, "ndim", 0) == 2 else a for key, a in block(rows, q).items()}
-        for q in populations
-    ]
-    return lambda t: [
-        {key: a[t] if getattr(a, "ndim", 0) == 3 else a for key, a in entries.items()} for entries in blocks
+def _blocks(trajectory: Trajectory, block: Block) -> list[dict[tuple[int, int], Any]]:
+    """K of every population by step: made of all steps at once where their weights are the same."""
+    xp, rows, (T, B) = trajectory.rows.wiring.xp, trajectory.rows, trajectory.end.shape
+    populations = rows.wiring.populations
+    if trajectory.moved is None:
+        blocks = [block(rows, q) for q in range(len(populations))]
+    else:
+        steps = [[block(trajectory[t], q) for t in range(T)] for q in range(len(populations))]
+        blocks = [
+            {
+                key: xp.concatenate([xp.broadcast_to(at[key], (B, pop.N)) for at in own])
+                if getattr(a, "ndim", 0)
+                else a
+                for key, a in own[0].items()
+            }
+            for own, pop in zip(steps, populations, strict=True)
+        ]
+    return [
+        {key: a.reshape(T, B, -1) if getattr(a, "ndim", 0) == 2 else a for key, a in entries.items()}
+        for entries in blocks
     ]
 
 

@@ -59,37 +59,18 @@ def sweep(rule: Any, carry: Carry, trajectory: Trajectory, theta: Any) -> Gradie
 
 def _targets(rule: Any, trajectory: Trajectory, g: Any) -> Any:
     """G^λ, (T, B, n); 0 at the last step."""
-    wiring, end, c = trajectory.rows.wiring, trajectory.end, trajectory.c
-    xp, T = wiring.xp, len(trajectory)
-    # taken apart on the way back, as the steps want it
-    ahead = wiring.split(c + (rule.gamma * (1 - rule.lam)) * g if rule.lam < 1 else c)
-    targets = [[xp.zeros_like(v) for v in states] for states in ahead]
-    decay, target = rule.gamma * rule.lam, None
-    ending = wiring.backend.to_host(end.any(axis=1))
-    for t in reversed(range(T - 1)):
-        later = [[v[t + 1] for v in states] for states in ahead]
-        if target is not None and decay:
-            if decay != 1:
-                target = [[decay * G for G in states] for states in target]
-            later = [[v + G for v, G in zip(*pair, strict=True)] for pair in zip(later, target, strict=True)]
-        target = trajectory.back(t + 1, later)
-        if ending[t]:
-            target = [[G * ~end[t][:, None] for G in states] for states in target]
-        for kept, states in zip(targets, target, strict=True):
-            for rows, G in zip(kept, states, strict=True):
-                rows[t] = G
-    return wiring.join(targets)
+    c = trajectory.c
+    ahead = c + (rule.gamma * (1 - rule.lam)) * g if rule.lam < 1 else c
+    return trajectory.carry_back(ahead, ~trajectory.end, rule.gamma * rule.lam, give="arriving")
 
 
 def _carried_errors(rule: Any, trajectory: Trajectory, g: Any) -> Any:
     """v, (T, B, n): δ through the feedback, carried back by the circuit's own J."""
-    end, c = trajectory.end, trajectory.c
+    c, going_on = trajectory.c, ~trajectory.end
     arriving = trajectory.back_through(rule.feedback.transition).vjp(c + rule.gamma * g)
-    errors = 0 * c
-    for t in reversed(range(len(trajectory) - 1)):
-        carried = trajectory[t + 1].vjp(errors[t + 1])
-        errors[t] = ~end[t][:, None] * (arriving[t + 1] - g[t] + rule.gamma * rule.lam * carried)
-    return errors
+    errors = trajectory.rows.wiring.xp.zeros_like(c)
+    errors[:-1] = going_on[:-1, :, None] * (arriving[1:] - g[:-1])
+    return trajectory.carry_back(errors, going_on, rule.gamma * rule.lam)
 
 
 @register

@@ -150,24 +150,33 @@ class CompatibleLazyTrace(KeptSteps, CompatibleTrace):
         xp, K = s.circuit.xp, len(carry["number"])
         if not carry["held"]:
             return xp.zeros(s.layout.size, s.circuit.dtype)
-        parts, beside = wiring.split(arriving), None if own is None else wiring.split(own)
         visited, lowest = self.visited(carry)
-        errors: list[Parts] = [parts] * len(visited)
-        for r in visited:
-            k = r % K
-            parts = self.going_on(carry, k, parts)
-            beside = None if beside is None else self.going_on(carry, k, beside)
-            if r != visited[0]:
-                parts, beside = self._both_back(carry, (r + 1) % K, parts, beside)
-            errors[k - lowest] = parts
-        self.measure(carry, parts, arriving)
+        errors = self._errors(carry, visited, lowest, arriving, own)
+        self.measure(carry, errors[visited[-1] % K - lowest], arriving)
         places, received = slice(lowest, lowest + len(visited)), []
-        for q, pop in enumerate(wiring.populations):
-            states = [xp.concatenate([at[q][k] for at in errors]) for k in range(pop.S)]
-            C = [factor.reshape(-1, pop.N) for factor in xp.moveaxis(carry["C"][q][places], 1, 0)]
+        parts = wiring.split(errors.reshape(-1, wiring.n))
+        for pop, states, ring in zip(wiring.populations, parts, carry["C"], strict=True):
+            C = [factor.reshape(-1, pop.N) for factor in xp.moveaxis(ring[places], 1, 0)]
             received.append(credit_of_inputs(pop, states, C, wiring))
         sent = [carry[f"sent{k}"][places] for k in range(len(wiring.synapses))]
         return summed_gradient(wiring, mask, received, [rows.reshape(-1, rows.shape[-1]) for rows in sent])
+
+    def _errors(self, carry: Carry, visited: range, lowest: int, arriving: Any, own: Any) -> Any:
+        """u at each place in the ring, (places, B, n)."""
+        backend, wiring, K = self.synthesiser.circuit.backend, self.synthesiser.circuit.wiring, len(carry["number"])
+        parts = self.going_on(carry, visited[0] % K, wiring.split(arriving))
+        if own is None and self.lam in (0, 1) and self.decay:
+            part = "both" if self.lam else "within"
+            return backend.carry_kept(self, carry, wiring.join(parts), visited, part)
+        beside = None if own is None else self.going_on(carry, visited[0] % K, wiring.split(own))
+        errors = [wiring.join(parts)] * len(visited)
+        for r in visited[1:]:
+            parts = self.going_on(carry, r % K, parts)
+            beside = None if beside is None else self.going_on(carry, r % K, beside)
+            parts, beside = self._both_back(carry, (r + 1) % K, parts, beside)
+            errors[r % K - lowest] = wiring.join(parts)
+        errors[visited[0] % K - lowest] = wiring.join(self.going_on(carry, visited[0] % K, wiring.split(arriving)))
+        return wiring.xp.stack(errors)
 
     def _both_back(self, carry: Carry, k: int, parts: Parts, own: Parts | None) -> tuple[Parts, Parts | None]:
         """u and w one step back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class KeptSteps(Trace):
         self._fixed_slopes = self._by_group(self._fixed)
         self._recurrent = [synapses for synapses in circuit.synapses if synapses.pre is not None]
         #: of every group of synapses, its place among those
-        self._groups = [
+        self.groups = [
             None if synapses.pre is None else self._recurrent.index(synapses) for synapses in circuit.synapses
         ]
         shapes = [circuit.layout[synapses.key] for synapses in self._recurrent]
@@ -91,7 +91,7 @@ class KeptSteps(Trace):
     def one_back(self, carry: Carry, k: int, parts: Parts, part: str = "both") -> Parts:
         """γλ u J of one of the kept steps."""
         number = int(carry["number"][k])
-        weights = [None if group is None else carry["weights"][group][number] for group in self._groups]
+        weights = [None if group is None else carry["weights"][group][number] for group in self.groups]
         A, C = ([rows[k] for rows in carry[name]] for name in ("A", "C"))
         wiring = self.synthesiser.circuit.wiring
         parts = wiring.back(parts, A, C, self._slopes_at(carry, k), weights, part)
@@ -105,9 +105,13 @@ class KeptSteps(Trace):
         """D of each group of synapses at one of the kept steps."""
         if not any(self._slopes):
             return self._fixed_slopes
+        return self.slopes_by_group([rows[k] for rows in carry["D"]])
+
+    def slopes_by_group(self, moving: Sequence[Any]) -> list[Any]:
+        """D of each group of synapses, from the entries (places, …) of each population that differ between trials."""
         D = [
-            fixed | dict(zip(moving, rows[k], strict=True))
-            for fixed, moving, rows in zip(self._fixed, self._slopes, carry["D"], strict=True)
+            fixed | dict(zip(names, rows, strict=True))
+            for fixed, names, rows in zip(self._fixed, self._slopes, moving, strict=True)
         ]
         return self._by_group(D)
 
@@ -115,14 +119,14 @@ class KeptSteps(Trace):
         wiring, before = self.synthesiser.circuit.wiring, State(None, None, tuple(D))
         return [wiring.slopes(synapses, before) for synapses in wiring.synapses]
 
-    def measure(self, carry: Carry, parts: Parts, delta: Any) -> None:
-        """Note what would have gone on to the steps that the window has cut off: the largest share seen is kept.
+    def measure(self, carry: Carry, oldest: Any, delta: Any) -> None:
+        """Note what would have gone on from the oldest step to those that are cut off: the largest share is kept.
 
         Where there was no step to cut yet, there is nothing to note.
         """
         if not self.decay or self.window is None or int(carry["held"]) < len(carry["number"]):
             return
-        xp = self.synthesiser.circuit.xp
+        xp, parts = self.synthesiser.circuit.xp, self.synthesiser.circuit.wiring.split(oldest)
         left = sum((u * u).sum(axis=1) for states in self.one_back(carry, int(carry["next"]), parts) for u in states)
         size = (delta * delta).sum(axis=1)
         share = xp.where(carry["goes_on"] & (size > 0), left / xp.where(size > 0, size, 1), 0)
@@ -216,29 +220,13 @@ class LazyTrace(KeptSteps):
         xp, K = s.circuit.xp, len(carry["number"])
         if not carry["held"]:
             return xp.zeros(s.layout.size, s.circuit.dtype)
-        parts, sums = wiring.split(delta), 0
         visited, lowest = self.visited(carry)
-        errors: list[Parts] = [parts] * len(visited)
-        for r in visited:
-            k = r % K
-            if r != visited[0]:
-                parts = self.one_back(carry, (r + 1) % K, self.going_on(carry, k, parts))
-            if self.plain:
-                errors[k - lowest] = parts
-            else:
-                sums = sums + s.gradient(wiring.join(parts), self._response(carry, k), self.gain)
-        self.measure(carry, parts, delta)
+        errors = wiring.backend.carry_kept(self, carry, delta, visited) if self.decay else delta[None]
+        self.measure(carry, errors[visited[-1] % K - lowest], delta)
         if not self.plain:
-            return sums
+            return sum(s.gradient(errors[r % K - lowest], self._response(carry, r % K), self.gain) for r in visited)
         z = carry["z"][lowest : lowest + len(visited)].reshape(-1, s.m)
-        columns = []
-        for q, pop in enumerate(wiring.populations):
-            rows = xp.empty((len(z), pop.S, pop.N), delta.dtype)
-            for state in range(pop.S):
-                xp.concatenate([own[q][state] for own in errors], out=rows[:, state])
-            sums_of_states = (z.T @ rows.reshape(len(z), -1)).reshape(s.m, pop.S, pop.N)
-            columns.append([sums_of_states[:, state] for state in range(pop.S)])
-        return (wiring.join(columns).T * (self.gain * self._unit_slope)).reshape(-1)
+        return ((z.T @ errors.reshape(len(z), -1)).T * (self.gain * self._unit_slope)).reshape(-1)
 
     def _response(self, carry: Carry, k: int) -> Response:
         """What the synthesiser answered at one of the kept steps."""
