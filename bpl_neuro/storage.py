@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import lzma
@@ -26,6 +27,7 @@ from bpl_neuro.errors import BplError, ValidationError
 __all__ = [
     "atomic_write",
     "clean_leftovers",
+    "clean_scratch",
     "is_leftover",
     "make_folder",
     "read_arrays",
@@ -89,6 +91,12 @@ def _replace(path: Path, data: bytes) -> None:
 def scratch_path(path: Path) -> Path:
     """A name beside `path` for what is not whole yet; `clean_leftovers` knows it."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{UNFINISHED}")
+
+
+def clean_scratch(path: Path) -> None:
+    """Take away what killed processes left of `path` alone, a folder, before it was whole."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name[:40])}.*{UNFINISHED}"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def clean_leftovers(folder: Path) -> None:

@@ -38,7 +38,7 @@ from bpl_neuro.look.recording.checksums import (
     files_of,
     write_checksums,
 )
-from bpl_neuro.storage import clean_leftovers, make_folder, scratch_path, sync_folder, sync_tree
+from bpl_neuro.storage import clean_leftovers, clean_scratch, make_folder, scratch_path, sync_folder, sync_tree
 
 __all__ = ["BatchStore", "clear_recording", "verify_recording", "write_recording"]
 
@@ -139,6 +139,7 @@ class BatchStore:
         chunks : mapping of str to int
             Sizes of chunks along dimensions; the others are not cut. No chunk is larger than `row`.
         """
+        clean_scratch(self.path)
         scratch = scratch_path(self.path)
         growth = [(0, {dim: labels.sizes[dim] for dim in _WITHIN if dim in labels.sizes})]
         with self._failure_named():
