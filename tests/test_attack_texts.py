@@ -89,7 +89,7 @@ def report(what, outcomes):
 
 
 def test_generated_texts(readers):
-    outcomes = generated(readers, 20, 0)
+    outcomes = generated(readers, 10, 0)
     report("generated texts", outcomes)
     kinds = [outcome.kind for outcome in outcomes.values()]
     assert kinds.count("right") > len(kinds) / 5, "the generator makes too few models"

@@ -90,7 +90,7 @@ def test_killed_at_every_operation(tmp_path, shim):
 @pytest.mark.attack
 def test_a_disk_full_from_an_operation_on_or_for_one_and_torn_writes(tmp_path, shim):
     modes = {"full": FULL, "full once": FULL_ONCE, "torn": TEAR, "kill": KILL}
-    interrupt(shim, tmp_path, "copy-repeat", COPY, modes, sample=50)
+    interrupt(shim, tmp_path, "copy-repeat", COPY, modes, sample=20)
 
 
 @pytest.mark.attack
