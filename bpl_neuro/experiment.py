@@ -39,6 +39,11 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).parent / "simulations"
+#: settings that count something of which there must be some, in whichever simulation has them
+COUNTS = {
+    "seeds", "batches", "batch_size", "epochs", "trials", "units", "exc", "inh", "motor", "targets", "patterns",
+    "checkpoint_every", "patience",
+}  # fmt: skip
 
 
 class SimulationConfig(BaseModel):
@@ -65,6 +70,15 @@ class SimulationConfig(BaseModel):
             if isinstance(value, bool) and field is not None and field.annotation in (int, float):
                 raise ValueError(f"{name} is a number, got {value}")
         return data
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> SimulationConfig:
+        """No seeds, batches or neurons would end in an error far from here."""
+        for name in COUNTS & type(self).model_fields.keys():
+            value = getattr(self, name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} must be a whole number ≥ 1, got {value}")
+        return self
 
 
 class TrainingConfig(SimulationConfig):

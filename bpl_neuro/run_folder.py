@@ -107,6 +107,8 @@ class RunFolder:
         )
         if not found:
             return False
+        if not resume and "summary.json" in found:
+            raise ValidationError(f"{path}: holds a complete run; choose another folder with --out")
         if not resume:
             raise ValidationError(f"{path}: the folder is not empty; choose another with --out, or go on with --resume")
         if "summary.json" in found:

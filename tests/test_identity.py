@@ -365,3 +365,43 @@ def test_a_circuit_with_a_quantity_of_brian2_is_saved_and_loaded(tmp_path):
         again = bpl.Circuit.load(tmp_path / "c.npz")
     assert again.identity() == circuit.identity()
     assert (again.run(np.ones((1, 5, 2)))[0] == circuit.run(np.ones((1, 5, 2)))[0]).all()
+
+
+def test_another_kind_of_optimiser_that_is_allowed_begins_anew(tmp_path):
+    path = tmp_path / "c.npz"
+    first = fit(trainer(bpl.Adam(1e-3)))
+    first.save(path)
+    for optimiser in (bpl.SGD(0.1), bpl.Clip(bpl.Adam(1e-3), 1.0)):
+        other = trainer(optimiser).restore(path, allow=["optimisers"])
+        assert (other.state.psi == first.state.psi).all() and other.batches == first.batches
+        fit(other, 5)
+    same_kind = trainer(bpl.Adam(1e-2)).restore(path, allow=["optimisers"])
+    assert (same_kind.state.moments["psi"]["m"] == first.state.moments["psi"]["m"]).all()
+
+
+def test_replacing_another_trainings_checkpoint_is_said(tmp_path):
+    path = tmp_path / "c.npz"
+    fit(trainer(lam=0.5), 6, checkpoint=path, checkpoint_every=2)
+    with pytest.warns(UserWarning, match=r"lam` is 0.5 in the file.*is being replaced"):
+        fit(trainer(), 4, checkpoint=path, checkpoint_every=2)
+    with pytest.warns(UserWarning, match="after 4 batches, 0 are done here, is being replaced"):
+        fit(trainer(), 2, checkpoint=path, checkpoint_every=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(trainer().restore(path), 4, checkpoint=path, checkpoint_every=2)
+
+
+def test_a_checkpoint_every_so_often_needs_a_file():
+    with pytest.raises(bpl.ValidationError, match="`checkpoint_every` needs `checkpoint`"):
+        fit(trainer(), 4, checkpoint_every=2)
+
+
+def test_a_list_of_quantities_is_taken_with_its_units():
+    from brian2.units.stdunits import ms, mV
+
+    def tau(value):
+        return bpl.Circuit("leaky_tanh", 2, 1, parameters={"tau": value}).populations[0].parameters
+
+    assert np.array_equal(tau([5 * ms, 7 * ms])[0], tau(np.array([0.005, 0.007]))[0])
+    with pytest.raises(bpl.ValidationError, match="must have the unit s, got V"):
+        tau([5 * ms, 7 * mV])

@@ -18,7 +18,7 @@ import pytest
 
 import bpl_neuro as bpl
 from bpl_neuro import storage
-from bpl_neuro.experiment import RunFolder, load_simulation, resolve_config, run_simulation
+from bpl_neuro.experiment import RunFolder, load_simulation, parse_settings, resolve_config, run_simulation
 from bpl_neuro.identity import fingerprint
 from bpl_neuro.locks import LOCK, FolderLock
 from bpl_neuro.output import lenient_output
@@ -397,3 +397,11 @@ def test_whoever_comes_after_a_kill_meets_no_job_at_work(tmp_path):
     FolderLock(folder).release()
     status = Path("/proc", (folder / "pid").read_text(), "stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+@pytest.mark.parametrize("setting", ["seeds=0", "seeds=-1", "batches=0"])
+def test_nothing_to_do_is_refused_and_leaves_the_folder_free(tmp_path, setting):
+    settings = parse_settings([setting])
+    with pytest.raises(bpl.ValidationError, match="must be a whole number ≥ 1"):
+        run_simulation("copy-repeat", size="quick", settings=settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -249,13 +249,15 @@ def _parameter_values(population: Population, N: int, overrides: Mapping[str, An
 
 
 def _without_units(values: Any, dimensions: Any, where: str) -> Any:
-    """The numbers of an array of a parameter's values: in SI units, be they plain or of Brian2.
+    """The numbers of an array or list of a parameter's values: in SI units, be they plain or of Brian2.
 
     Raises
     ------
     ValidationError
         If the array has another unit than the parameter.
     """
+    if isinstance(values, list | tuple) and values and all(hasattr(value, "dim") for value in values):
+        return [_without_units(value, dimensions, where) for value in values]
     unit = getattr(values, "dim", None)
     if unit is None:
         return values

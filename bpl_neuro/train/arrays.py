@@ -37,10 +37,19 @@ class Reader:
         if wanted != stored:
             raise ValidationError(
                 f"{self.path}: `{prefix.removeprefix('parameters/')}` must be {wanted}, found {stored}; was another "
-                "circuit or rule used?"
+                "circuit or rule used? Other shapes or another precision cannot be gone on with; weights can be taken "
+                "over by `set_parameters`"
             )
         self.left.discard(prefix)
         return self.backend.asarray(array) if self.backend.owns(template) else array
+
+    def under(self, prefix: str) -> set[str]:
+        """Paths of the arrays below one."""
+        return {path for path in self.arrays if path.startswith(f"{prefix}/")}
+
+    def leave_out(self, prefix: str) -> None:
+        """Take nothing from below a path."""
+        self.left -= self.under(prefix)
 
     def check_done(self) -> None:
         """ValidationError if the file holds more than was asked for."""

@@ -6,7 +6,7 @@ Restoring parses and checks everything first and then gives a new state; where a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from bpl_neuro.train.checkpoint_meta import Meta, check_learner, check_log, pars
 from bpl_neuro.train.history_file import HistoryFile, read_history
 from bpl_neuro.train.state import PARAMETERS, Learner, LearnerState, Log, Totals
 
-__all__ = ["FITTED", "FORMAT", "identity", "restore", "save", "save_beside"]
+__all__ = ["FITTED", "FORMAT", "identity", "restore", "save", "save_beside", "warn_of_another"]
 
 KIND = "checkpoint"
 #: of the file; other ones are refused by name
@@ -53,6 +53,21 @@ def save_beside(state: LearnerState, seed: int, path: str | Path, history: Histo
         history.begin()
     history.add(losses, ends)
     _write(state, seed, path, {}, {"records": history.records, "checksum": history.checksum})
+
+
+def warn_of_another(state: LearnerState, seed: int, path: str | Path) -> None:
+    """A warning if the checkpoint at `path`, which is about to be replaced, is another training's, or further on."""
+    try:
+        meta = read_arrays(path, KIND)[1]
+        there, batches = meta["identity"], int(meta["counters"]["batches"])
+    except (ValidationError, LookupError, TypeError, ValueError):  # there is none, or none that could be gone on with
+        return
+    found = say_differences(there, identity(state.learner, seed))
+    if found or batches > state.batches:
+        what = (
+            f"of another training ({found[0]})" if found else f"after {batches} batches, {state.batches} are done here"
+        )
+        warnings.warn(f"{path}: the checkpoint there, {what}, is being replaced", stacklevel=5)
 
 
 def _needed(path: str | Path) -> int:
@@ -136,16 +151,26 @@ def restore(learner: Learner, seed: int, path: str | Path, allow: Sequence[str] 
         losses, ends = per_batch["losses"], per_batch["ends"]
     check_log(meta, losses, ends, path)
     check_learner(meta, learner, allow, path)
-    state = _state(learner, seed, meta, arrays, path)
+    changed = {path.split(".")[1] for path, _ in differences(meta.identity, here) if path.startswith("optimisers.")}
+    state = _state(learner, seed, meta, arrays, path, changed)
     state.log.losses, state.log.ends = losses.tolist(), ends.tolist()
     _say_what_may_differ(meta, path)
     return state
 
 
-def _state(learner: Learner, seed: int, meta: Meta, arrays: dict[str, Any], path: str | Path) -> LearnerState:
-    """The state, but for losses and ends; meta was checked."""
+def _state(
+    learner: Learner, seed: int, meta: Meta, arrays: dict[str, Any], path: str | Path, changed: Collection[str] = ()
+) -> LearnerState:
+    """The state, but for losses and ends; meta was checked. A `changed` optimiser with other moments begins anew."""
     state, circuit, read = learner.initial(seed), learner.circuit, Reader(learner.circuit.backend, arrays, path)
     parameters = {name: state.parameter(name) for name in PARAMETERS}
+    moments = {}
+    for name in meta.trained:
+        if name in changed and read.under(f"moments/{name}") != flatten(state.moments[name], f"moments/{name}").keys():
+            read.leave_out(f"moments/{name}")
+            moments[name] = state.moments[name]
+        else:
+            moments[name] = read.like(state.moments[name], f"moments/{name}")
     summed = {name: parameters[name] for name in PARAMETERS if f"sums/{name}" in arrays}
     if learner.least_squares and "sums/moment" in arrays:
         summed["moment"] = state.moments["theta"]["R"]
@@ -167,7 +192,7 @@ def _state(learner: Learner, seed: int, meta: Meta, arrays: dict[str, Any], path
         **{name: read.like(value, f"parameters/{name}") for name, value in parameters.items()},
         "mask": read.like(parameters["psi"], "changed/mask") if "changed/mask" in arrays else None,
         "pathway": read.like(pathway, "changed/pathway") if "changed/pathway" in arrays else None,
-        "moments": read.like({name: state.moments[name] for name in meta.trained}, "moments"),
+        "moments": moments,
         "sums": read.like(summed, "sums"), "position": position, "curriculum": meta.curriculum, "form": meta.form,
         "clamped": {(int(q), int(unit)): float(value) for q, unit, value in meta.clamped},
         "frozen": frozenset(meta.frozen) | (state.moments.keys() - set(meta.trained)),

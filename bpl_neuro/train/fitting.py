@@ -16,7 +16,7 @@ from bpl_neuro.errors import ValidationError
 from bpl_neuro.identity import describe
 from bpl_neuro.tasks.base import Batch, Curriculum, Task
 from bpl_neuro.tasks.timing import batches_of, check_task
-from bpl_neuro.train.checkpoint import save_beside
+from bpl_neuro.train.checkpoint import save_beside, warn_of_another
 from bpl_neuro.train.history_file import HistoryFile
 from bpl_neuro.train.progress import epoch_line, training_progress
 from bpl_neuro.train.state import PARAMETERS, LearnerState, Totals
@@ -57,6 +57,8 @@ class Fit:
         for name in ("epochs", "checkpoint_every"):
             if getattr(self, name) is not None:
                 positive_int(name, getattr(self, name))
+        if self.checkpoint_every is not None and self.checkpoint is None:
+            raise ValidationError("`checkpoint_every` needs `checkpoint`, the file to write")
         check_task(self.task)
         for name in ("validate", "progress"):
             flag(name, getattr(self, name))
@@ -103,6 +105,8 @@ class Fit:
     def run(self, trainer: Any) -> None:
         """Train until `is_done`."""
         self.started(trainer)
+        if self.checkpoint is not None and not self.is_done(trainer):
+            warn_of_another(trainer.state, trainer.seed, self.checkpoint)
         of = "" if self.epochs is None else f"/{self.epochs}"
         with training_progress(self.progress) as bar:
             if verified := getattr(self.recorder, "verified", None):
