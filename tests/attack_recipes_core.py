@@ -106,6 +106,8 @@ def _taus(value):
 
     if isinstance(value, brian2.Quantity) and value.dim is brian2.second.dim and value.shape in ((), (3,)):
         return np.asarray(value) if value.shape else float(value) * brian2.second
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(each, brian2.Quantity) for each in value):
+        return np.array([float(_taus(each) / brian2.second) for each in value])
     if isinstance(value, str):
         return one_of("10*ms", "0.5*second")(value)
     return array(3)(value)
