@@ -96,8 +96,8 @@ def test_a_checkpoint_in_the_middle_of_a_stream_and_of_an_update(what, tmp_path)
         adam = bpl.Trainer(circuit, readout, rule, schedule="step", update_every=3, optimiser=other)
         with pytest.raises(bpl.ValidationError, match=r"`optimisers\.theta` is RLS in the file"):
             adam.restore(tmp_path / "c.npz")
-        with pytest.raises(bpl.ValidationError, match="was another"):
-            adam.restore(tmp_path / "c.npz", allow=["optimisers.theta"])
+        adam.restore(tmp_path / "c.npz", allow=["optimisers.theta"])  # no sums are under way
+        assert not adam.state.moments["theta"]["m"].any()
 
 
 # Causality.

@@ -281,7 +281,8 @@ class Trainer(Trained):
         ----------
         path : path
         allow : sequence of str
-            What may be another than in the file, as dotted paths: ``["optimisers.psi", "task", "batch_size"]``.
+            What may be another than in the file, as dotted paths: ``["optimisers.psi", "task", "batch_size"]``. An
+            optimiser of another kind begins with moments of its own.
 
         Raises
         ------
