@@ -187,13 +187,18 @@ def say_differences(stored: Any, here: Any, allow: Sequence[str] = ()) -> tuple[
 
 @functools.cache
 def _made_with() -> Mapping[str, Any]:
-    made: dict[str, Any] = {"python": platform.python_version(), "cpu": processor()}
-    for package in ("bpl_neuro", "numpy", "scipy"):
+    return {"python": platform.python_version(), "cpu": processor(), **versions("bpl_neuro", "numpy", "scipy")}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of packages, by name."""
+    found = {}
+    for package in packages:
         try:
-            made[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            made[package] = "not installed"
-    return made
+            found[package] = "not installed"
+    return found
 
 
 def made_with() -> dict[str, Any]:

@@ -10,7 +10,6 @@ import shutil
 import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import xarray as xr
 from pydantic import BaseModel
 
 from bpl_neuro.errors import ValidationError
-from bpl_neuro.identity import fingerprint, processor, threads
+from bpl_neuro.identity import fingerprint, processor, threads, versions
 from bpl_neuro.locks import LOCK, FolderLock
 from bpl_neuro.look.plotting import save_figure
 from bpl_neuro.look.recording import Recorder, clear_recording, write_recording
@@ -282,11 +281,6 @@ def model_fingerprints(config: BaseModel) -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Versions, processor and threads: what else a run depends on."""
-    versions: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    versions |= {"cores": os.cpu_count() or 0, "processor": processor()}
-    for package in ("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions | {"threads": threads()}
+    system = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count() or 0}
+    packages = versions("bpl_neuro", "numpy", "scipy", "brian2", "sympy", "xarray", "zarr")
+    return system | {"processor": processor(), **packages, "threads": threads()}

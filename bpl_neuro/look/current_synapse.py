@@ -75,9 +75,8 @@ def current_synapse_trace(
         raise ValidationError(f"`synapse`: there is no plastic synapse {shown(synapse)}")
     state = index("state", state, population.S - 1)
     host, single = circuit.backend.to_host, batch[trial : trial + 1]
-    own = np.zeros((1, circuit.n))
-    own[0, population.state_slice.start + post * population.S + state] = 1
-    own = circuit.xp.asarray(own.astype(circuit.dtype))
+    target = population.state_slice.start + post * population.S + state
+    own = circuit.backend.asarray(np.eye(1, circuit.n, target, circuit.dtype))
     current = np.zeros(rule.synthesiser.n, bool)
     rule.synthesiser.currents.view(current, population.name)[port, post] = True
     local = CompatibleLocalTrace(rule.synthesiser, rule.gamma, rule.lam)
@@ -104,8 +103,7 @@ def current_synapse_trace(
         q = float(host(rule.synthesiser.flat(currents))[0, current][0])
         y = _seen(circuit, transition, synapse)
         local_value = 0.0 if step.end[0] else local_value
-        e_own = float(host(own)[0] @ e["e"])
-        rows.append([y, e_own, float(np.linalg.norm(e["e"])), local_value, q, product, product - q * y])
+        rows.append([y, float(e["e"][target]), float(np.linalg.norm(e["e"])), local_value, q, product, product - q * y])
         before = e
 
     watched_steps(circuit, readout, rule, single, theta, keep=False, watch=watch)

@@ -57,25 +57,30 @@ def save_beside(state: LearnerState, seed: int, path: str | Path, history: Histo
 
 def warn_of_another(state: LearnerState, seed: int, path: str | Path) -> None:
     """A warning if the checkpoint at `path`, which is about to be replaced, is another training's, or further on."""
-    try:
-        meta = read_arrays(path, KIND)[1]
-        there, batches = meta["identity"], int(meta["counters"]["batches"])
-    except (ValidationError, LookupError, TypeError, ValueError):  # there is none, or none that could be gone on with
+    if not (there := _there(path)):
         return
-    found = say_differences(there, identity(state.learner, seed))
+    whose, batches, _ = there
+    found = say_differences(whose, identity(state.learner, seed))
     if found or batches > state.batches:
-        what = (
-            f"of another training ({found[0]})" if found else f"after {batches} batches, {state.batches} are done here"
-        )
+        further = f"after {batches} batches, {state.batches} are done here"
+        what = f"of another training ({found[0]})" if found else further
         warnings.warn(f"{path}: the checkpoint there, {what}, is being replaced", stacklevel=5)
 
 
 def _needed(path: str | Path) -> int:
     """Records that the checkpoint at `path` counts in the file beside it."""
+    there = _there(path)
+    return there[2] if there else 0
+
+
+def _there(path: str | Path) -> tuple[dict[str, Any], int, int] | None:
+    """Of the checkpoint at `path`, if it can be read: whose it is, its batches, and its records beside it."""
     try:
-        return int(read_arrays(path, KIND)[1]["log"]["beside"]["records"])
-    except (ValidationError, LookupError, TypeError, ValueError):  # there is none, or it has none beside it
-        return 0
+        meta = read_arrays(path, KIND)[1]
+        beside = meta["log"]["beside"]
+        return meta["identity"], int(meta["counters"]["batches"]), int(beside["records"]) if beside else 0
+    except (ValidationError, LookupError, TypeError, ValueError):  # none, or none that could be gone on with
+        return None
 
 
 def _write(state: LearnerState, seed: int, path: str | Path, per_batch: Mapping[str, np.ndarray], beside: Any) -> None:

@@ -65,16 +65,13 @@ class Fit:
         if self.watch is not None:
             function("watch", self.watch, "a function of a step")
         if self.checkpoint is not None:
-            path("checkpoint", self.checkpoint)
+            object.__setattr__(self, "history", HistoryFile(path("checkpoint", self.checkpoint)))
         if self.recorder is not None:
             instance("recorder", self.recorder, Recording, "a Recorder or PassiveRules")
         if not isinstance(self.callbacks, list | tuple) or not all(map(callable, self.callbacks)):
             raise ValidationError(
                 f"`callbacks` must be a list of functions of (trainer, outcome), got {shown(self.callbacks)}"
             )
-        if self.checkpoint is not None:
-            instance("checkpoint", self.checkpoint, str | Path, "a path")
-            object.__setattr__(self, "history", HistoryFile(self.checkpoint))
         first = [] if self.recorder is None else [self.recorder.batch_done]
         object.__setattr__(self, "callbacks", [*first, *self.callbacks])
 
